@@ -1,0 +1,277 @@
+"""The command line: each command says what it was told to ``pipeline``; no logic here.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from twotower import __version__
+from twotower.errors import TwoTowerError
+
+app = typer.Typer(
+    name="twotower",
+    help="Two-tower recommendations: from three tables to lists that have proved their worth.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Run = Annotated[Path, typer.Argument(help="A run directory, as `twotower train` wrote it.")]
+Data = Annotated[Path | None, typer.Option(help="The data folder; default: the config's.")]
+Into = Annotated[Path | None, typer.Option(help="The Parquet file to write.")]
+K = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
+
+
+def _example(command: str) -> str:
+    return f"[dim]Example:[/] twotower {command}"
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Two-tower recommendations: from three tables to lists that have proved their worth."""
+    if version:
+        out.print(f"twotower {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command(epilog=_example("generate data/lab --users 1000 --items 500"))
+def generate(
+    directory: Annotated[Path, typer.Argument(help="Where the tables go.")],
+    users: Annotated[int, typer.Option(min=1, help="How many users.")] = 1000,
+    items: Annotated[int, typer.Option(min=1, help="How many movies.")] = 500,
+    interactions: Annotated[int, typer.Option(min=1, help="How many ratings.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same world.")] = 42,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier world there.")] = False,
+) -> None:
+    """Make a world of movie ratings whose best possible score is known."""
+    from twotower.data.synthetic import generate as make
+    from twotower.terminal.progress import Bars
+
+    with Bars(err) as bars:
+        made: dict[str, Any] = make(
+            directory,
+            num_users=users,
+            num_items=items,
+            num_interactions=interactions,
+            seed=seed,
+            overwrite=overwrite,
+            progress=bars.share,
+        )
+    best = made["splits"]["test"]
+    out.print(
+        f"{directory}: {users:,} users, {items:,} movies, "
+        + ", ".join(f"{part['rows']:,} {name}" for name, part in made["splits"].items())
+        + " interactions",
+        highlight=False,
+    )
+    if best["auc"] is not None:
+        out.print(
+            f"best possible on test: AUC {best['auc']:.4f}, log-loss {best['log_loss']:.4f}, "
+            f"accuracy {best['accuracy']:.4f}",
+            highlight=False,
+        )
+
+
+@app.command(epilog=_example("download ml-latest-small --into data/ml-latest-small"))
+def download(
+    name: Annotated[str, typer.Argument(help="ml-latest-small, ml-100k, ml-1m, ml-20m, ...")],
+    into: Annotated[Path | None, typer.Option(help="Where to; default: data/NAME.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option("--from", help="Your own copy of the archive.")
+    ] = None,
+) -> None:
+    """Fetch a public data set from its home, or convert your copy: three Parquet tables."""
+    from twotower.data.sources import download as fetch
+    from twotower.terminal.progress import Bars
+
+    with Bars(err) as bars:
+        got = fetch(name, into or Path("data") / name, archive=archive, progress=bars.share)
+    rows = ", ".join(f"{count:,} {table}" for table, count in got.rows.items())
+    out.print(f"{got.directory}: {rows}\nchecksum: {got.checksum}", highlight=False)
+    out.print(f"licence: {got.licence}\ncite: {got.citation}", highlight=False)
+
+
+@app.command(epilog=_example("inspect data/lab"))
+def inspect(
+    data: Annotated[Path, typer.Argument(help="The data folder.")],
+    config: Annotated[
+        Path | None, typer.Option(help="A config file, for its data part.")
+    ] = None,
+) -> None:
+    """Say what is in the tables, what each column was taken for, and what is odd."""
+    from twotower.config import Config, read_config
+    from twotower.data.inspection import inspect as look
+    from twotower.data.tables import read
+    from twotower.terminal.inspection import show
+
+    settings = read_config(config) if config else Config()
+    show(out, look(read(data, settings.data)))
+
+
+@app.command(epilog=_example("train --config config/ranking_config.yaml --data data/lab"))
+def train(
+    config: Annotated[Path | None, typer.Option(help="Settings; none are needed.")] = None,
+    data: Data = None,
+    into: Annotated[Path, typer.Option(help="The folder that runs are written to.")] = Path(
+        "runs"
+    ),
+    name: Annotated[
+        str | None, typer.Option(help="The run's name; default: the config's.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that was stopped.")
+    ] = False,
+) -> None:
+    """Train two towers, measure them beside the baselines, and write a run."""
+    from twotower import pipeline
+    from twotower.config import Config, read_config
+    from twotower.errors import ConfigError
+    from twotower.terminal import show
+    from twotower.terminal.progress import Bars
+
+    settings = read_config(config) if config else Config()
+    if data is not None:
+        update = {"data_path": str(data)}
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update=update)})
+    if settings.data.data_path is None:
+        raise ConfigError("no data: give --data DIR, or data.data_path in the config")
+    chosen = name or (config.stem if config else Path(settings.data.data_path).name)
+    with Bars(err) as bars:
+        recommender, directory = pipeline.train(
+            settings.data.data_path,
+            settings,
+            into=into,
+            name=chosen,
+            now=datetime.now(),
+            resume=resume,
+            watch=bars,
+        )
+    show.metrics(out, recommender.metrics)
+    out.print(
+        f"{directory}  trained in {recommender.metrics['train_seconds']:.1f} s, "
+        f"best epoch {recommender.metrics['best_epoch']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command(epilog=_example("evaluate runs/20260131-120000-lab"))
+def evaluate(run: Run, data: Data = None) -> None:
+    """Measure a run on a test part, beside the baselines."""
+    from twotower import pipeline, runs
+    from twotower.terminal import show
+    from twotower.terminal.progress import Bars
+
+    recommender = runs.load(run)
+    with Bars(err) as bars:
+        measured = pipeline.evaluate(recommender, data, watch=bars)
+    show.metrics(out, measured)
+
+
+@app.command(epilog=_example("recommend runs/20260131-120000-lab 42 -k 10"))
+def recommend(
+    run: Run,
+    users: Annotated[list[str] | None, typer.Argument(help="Ids of users.")] = None,
+    k: K = 10,
+    all_users: Annotated[bool, typer.Option("--all", help="Every user of the run.")] = False,
+    into: Into = None,
+    include_seen: Annotated[bool, typer.Option(help="Recommend seen items too.")] = False,
+) -> None:
+    """Print recommendations with their evidence, or write those of all users to a file."""
+    from twotower import pipeline, runs
+    from twotower.errors import RequestError
+    from twotower.terminal import show
+    from twotower.terminal.progress import Bars
+
+    if bool(users) == all_users or (all_users and into is None):
+        raise RequestError("recommend: give ids of users, or --all with --into FILE.parquet")
+    recommender = runs.load(run)
+    if into is not None:
+        with Bars(err) as bars:
+            count = pipeline.write_recommendations(
+                recommender, into, k, users=users, include_seen=include_seen, watch=bars
+            )
+        out.print(f"{into}: {count:,} rows", highlight=False)
+        return
+    for user in users or []:
+        found = recommender.recommend([user], k, include_seen=include_seen)
+        show.recommendations(out, recommender, found, f"for {found.user_column}")
+        show.evidence(out, recommender, user)
+
+
+@app.command(epilog=_example("similar runs/20260131-120000-lab 7 -k 5"))
+def similar(
+    run: Run,
+    item: Annotated[str, typer.Argument(help="The id of an item.")],
+    k: K = 10,
+) -> None:
+    """Print the items nearest to an item."""
+    from twotower import runs
+    from twotower.terminal import show
+
+    recommender = runs.load(run)
+    found = recommender.similar_items([item], k)
+    show.similar(out, recommender, found)
+
+
+@app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.parquet"))
+def embed(
+    run: Run,
+    what: Annotated[str, typer.Argument(help="users or items.")],
+    into: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+) -> None:
+    """Write the vectors of users or items; their inner product is the score."""
+    from twotower import runs
+    from twotower.retrieval.write import write_embeddings
+
+    count = write_embeddings(runs.load(run), what, into)
+    out.print(f"{into}: {count:,} rows", highlight=False)
+
+
+@app.command(name="runs", epilog=_example("runs"))
+def list_runs(
+    root: Annotated[Path, typer.Argument(help="The folder of the runs.")] = Path("runs"),
+) -> None:
+    """List the runs of a folder and compare them."""
+    from twotower import runs
+    from twotower.errors import RunError
+    from twotower.terminal import show
+
+    found = runs.list_runs(root)
+    if not found:
+        raise RunError(f"{root}: no runs there; `twotower train` makes one")
+    out.print(show.run_table([(path, runs.read_metrics(path)) for path in found]))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except TwoTowerError as error:
+        err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was written")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

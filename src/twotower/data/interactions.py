@@ -1,0 +1,139 @@
+"""Who met what: row numbers, labels, times; and every user's history as a slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Interactions as arrays of N rows, oldest first where times are known.
+
+    Attributes:
+        user_rows: row of each user in the users table; from 1, since 0 means unknown.
+        item_rows: likewise for items.
+        labels: what a loss aims at, 0 to 1; 1 where every interaction counts as positive.
+        times: microseconds since 1970 UTC, or None.
+        weights: how much a row counts, or None for equally.
+        ratings: what the table says, in its own unit, NaN where it says nothing, or None.
+    """
+
+    user_rows: Int32[np.ndarray, " N"]
+    item_rows: Int32[np.ndarray, " N"]
+    labels: Float32[np.ndarray, " N"]
+    times: Int64[np.ndarray, " N"] | None = None
+    weights: Float32[np.ndarray, " N"] | None = None
+    ratings: Float32[np.ndarray, " N"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.user_rows)
+
+    def take(self, rows: np.ndarray) -> Interactions:
+        """The rows given by numbers or by a mask."""
+        return Interactions(
+            self.user_rows[rows],
+            self.item_rows[rows],
+            self.labels[rows],
+            None if self.times is None else self.times[rows],
+            None if self.weights is None else self.weights[rows],
+            None if self.ratings is None else self.ratings[rows],
+        )
+
+    def positives(self) -> Interactions:
+        """The rows whose label is above one half."""
+        return self.take(self.labels > 0.5)
+
+    def followed_by(self, other: Interactions) -> Interactions:
+        """These rows, then the other's; times, weights, ratings only where both have them."""
+        return Interactions(
+            np.concatenate([self.user_rows, other.user_rows]),
+            np.concatenate([self.item_rows, other.item_rows]),
+            np.concatenate([self.labels, other.labels]),
+            _joined(self.times, other.times),
+            _joined(self.weights, other.weights),
+            _joined(self.ratings, other.ratings),
+        )
+
+    def without_times(self) -> Interactions:
+        """The same rows, their times forgotten."""
+        return replace(self, times=None)
+
+
+def _joined(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    return None if one is None or other is None else np.concatenate([one, other])
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Every user's items as one slice of one array, oldest first.
+
+    The items of user row u are ``items[offsets[u] : offsets[u + 1]]``; row 0, the unknown
+    user, has none. ``times`` goes along with ``items`` where times are known.
+    """
+
+    offsets: Int64[np.ndarray, " U1"]
+    items: Int32[np.ndarray, " N"]
+    times: Int64[np.ndarray, " N"] | None = None
+
+    @property
+    def num_users(self) -> int:
+        """Users, the unknown one not counted."""
+        return len(self.offsets) - 2
+
+    def of(self, user_row: int) -> Int32[np.ndarray, " L"]:
+        """The items of one user, oldest first."""
+        return self.items[self.offsets[user_row] : self.offsets[user_row + 1]]
+
+    def lengths(self) -> Int64[np.ndarray, " U0"]:
+        """How many items each user row has; the first entry is the unknown user's."""
+        return np.diff(self.offsets)
+
+    def pack(
+        self, user_rows: Int64[np.ndarray, " B"] | Int32[np.ndarray, " B"]
+    ) -> tuple[Int32[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+        """The items of many users end to end, and whose each is: a place in ``user_rows``."""
+        places, owners = self.places(user_rows)
+        return self.items[places], owners
+
+    def places(
+        self, user_rows: Int64[np.ndarray, " B"] | Int32[np.ndarray, " B"]
+    ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+        """Where in ``items`` the items of many users stand, and whose each is."""
+        starts = self.offsets[user_rows]
+        lengths = self.offsets[np.asarray(user_rows) + 1] - starts
+        owners = np.repeat(np.arange(len(user_rows)), lengths)
+        ends = np.cumsum(lengths)
+        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+        return np.repeat(starts, lengths) + within, owners
+
+    def latest(self, length: int) -> Histories:
+        """The last ``length`` items of each user."""
+        lengths = np.minimum(self.lengths(), length)
+        ends = np.repeat(self.offsets[1:], lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        from_last = np.repeat(offsets[1:], lengths) - np.arange(offsets[-1])
+        places = ends - from_last
+        times = None if self.times is None else self.times[places]
+        return Histories(offsets, self.items[places], times)
+
+
+def histories(interactions: Interactions, *, num_users: int) -> Histories:
+    """Each user's items in order of time; in the order of the rows where there is none.
+
+    >>> met = Interactions(
+    ...     np.array([2, 1, 2], np.int32), np.array([7, 8, 9], np.int32), np.ones(3, np.float32)
+    ... )
+    >>> histories(met, num_users=2).of(2)
+    array([7, 9], dtype=int32)
+    """
+    keys = [interactions.user_rows]
+    if interactions.times is not None:
+        keys.insert(0, interactions.times)
+    order = np.lexsort(keys)
+    counts = np.bincount(interactions.user_rows, minlength=num_users + 1)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    times = None if interactions.times is None else interactions.times[order]
+    return Histories(offsets, interactions.item_rows[order], times)

@@ -1,0 +1,247 @@
+"""The tables of interactions: which column is what, who and what occurs, and then the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import duckdb
+import numpy as np
+
+from twotower.config import DataConfig, Kind
+from twotower.data import engine
+from twotower.data.checks import id_sql
+from twotower.data.engine import Table, quote
+from twotower.data.facts import date_format
+from twotower.data.interactions import Interactions
+from twotower.data.plain import moment_sql, unit_of_time
+from twotower.data.schema import (
+    INTERACTION_KINDS,
+    Column,
+    find_interaction_columns,
+    is_number,
+    is_time,
+)
+from twotower.errors import DataError
+
+Logs = Mapping[str, Table]
+
+
+def infer_log_columns(
+    logs: Logs, declared: Mapping[str, Kind]
+) -> tuple[dict[str, Column], list[str]]:
+    """What the columns are, those of train where there are several tables; what is wrong."""
+    first = logs.get("train") or next(iter(logs.values()))
+    mistakes = []
+    for name, kind in declared.items():
+        if name not in first.types:
+            close = engine.closest(name, first.types)
+            hint = f"did you mean {close!r}?" if close else f"it has {', '.join(first.types)}"
+            mistakes.append(
+                f"{first.short}: no column {name!r}, which data.columns.interactions declares; "
+                f"{hint}"
+            )
+        elif kind not in INTERACTION_KINDS:
+            known = ", ".join(INTERACTION_KINDS)
+            mistakes.append(
+                f"{first.short}: column {name!r} can not be a {kind} here; one of {known}"
+            )
+    fitting = {name: kind for name, kind in declared.items() if kind in INTERACTION_KINDS}
+    columns = find_interaction_columns(first.types, fitting)
+    for kind in INTERACTION_KINDS:
+        found = [name for name, column in columns.items() if column.kind == kind]
+        needed = kind in {"user_id", "item_id"}
+        if kind != "ignore" and (len(found) > 1 or (needed and not found)):
+            what = "no column" if not found else f"{len(found)} columns"
+            mistakes.append(
+                f"{first.short}: {what} of kind {kind}; declare exactly one under "
+                f"data.columns.interactions in the config (columns: {', '.join(first.types)})"
+            )
+    return columns, mistakes + _check_alike(logs, first, columns)
+
+
+def _check_alike(logs: Logs, first: Table, columns: Mapping[str, Column]) -> list[str]:
+    """Each part of a given split needs what train has."""
+    mistakes = []
+    for log in logs.values():
+        for column in columns.values():
+            if column.kind == "ignore":
+                continue
+            name, sql_type = column.name, log.types.get(column.name)
+            if sql_type is None:
+                mistakes.append(
+                    f"{log.short}: no column {name!r}, which {first.short} has; found "
+                    f"{', '.join(log.types)}"
+                )
+            elif column.kind == "timestamp" and _family(sql_type) != _family(column.sql_type):
+                mistakes.append(
+                    f"column {name!r} is {column.sql_type} in {first.short} and {sql_type} in "
+                    f"{log.short}; write times alike in both"
+                )
+    return mistakes
+
+
+def _family(sql_type: str) -> str:
+    return "number" if is_number(sql_type) else "time" if is_time(sql_type) else "text"
+
+
+def columns_of(log: Table, columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns that are used, with the types that they have in this very table."""
+    used = [c for c in columns.values() if c.kind != "ignore" and c.name in log.types]
+    return {column.name: replace(column, sql_type=log.types[column.name]) for column in used}
+
+
+def settle_time(
+    columns: Mapping[str, Column], logs: Logs, declared: Mapping[str, Kind], notes: list[str]
+) -> dict[str, Column]:
+    """Learn how times are written, the same way in all tables.
+
+    A column that was only guessed to be a time, and that some rows lack, is ignored.
+    """
+    settled = dict(columns)
+    for name, column in columns.items():
+        tables = [log for log in logs.values() if name in log.types]
+        if column.kind != "timestamp" or not tables:
+            continue
+        nulls = sum(log.num_rows - log.value(f"count({quote(name)})") for log in tables)
+        if nulls and name not in declared:
+            notes.append(
+                f"interactions: column {name!r} looks like a time but {nulls:,} rows lack it; "
+                "ignored. Fill it, or declare it 'timestamp' to be told where it is missing"
+            )
+            settled[name] = replace(column, kind="ignore", reason="a time that some rows lack")
+        elif column.sql_type == "VARCHAR":
+            settled[name] = replace(column, pattern=date_format(tables, name))
+        elif is_number(column.sql_type):
+            number = f"TRY_CAST({quote(name)} AS DOUBLE)"
+            largest = f"max(abs({number})) FILTER (isfinite({number}))"
+            pattern = unit_of_time(max(log.value(largest) or 0.0 for log in tables))
+            settled[name] = replace(column, pattern=pattern)
+    return settled
+
+
+def number_ids(
+    connection: duckdb.DuckDBPyConnection,
+    who: str,
+    entities: tuple[Table, str] | None,
+    logs: Sequence[Table],
+    column: str,
+    *,
+    drop: bool,
+) -> list[str]:
+    """Make the table ``<who> rows`` (id, row); say who is only in the interactions.
+
+    Args:
+        entities: the users or items table and the name of its id.
+        column: the id's name in the interactions.
+        drop: whether who is only in the interactions gets no row.
+    """
+    met = " UNION ALL ".join(
+        f"SELECT {id_sql(column, log.types[column])} AS id FROM {log.name}" for log in logs
+    )
+    orphans = f"SELECT id, count(*) AS times FROM ({met}) GROUP BY id"
+    parts = []
+    if entities is not None:
+        table, name = entities
+        own = id_sql(name, table.types[name])
+        parts.append(
+            f"SELECT {own} AS id, 0 AS part, row_number() OVER () AS place FROM {table.name}"
+        )
+        orphans = (
+            f"FROM ({orphans}) ANTI JOIN (SELECT {own} AS id FROM {table.name}) USING (id)"
+        )
+    if entities is None or not drop:
+        parts.append(
+            f"SELECT id, 1 AS part, row_number() OVER (ORDER BY id) AS place FROM ({orphans})"
+        )
+    sql = (
+        f"CREATE OR REPLACE TEMP TABLE {quote(f'{who} rows')} AS SELECT id, "
+        "CAST(row_number() OVER (ORDER BY part, place) AS INTEGER) AS row "
+        f"FROM ({' UNION ALL '.join(parts)})"
+    )
+    engine.rows(connection, sql, who)
+    if entities is None:
+        return []
+    counts = f"SELECT count(*), min(id), CAST(sum(times) AS BIGINT) FROM ({orphans})"
+    count, first, times = engine.rows(connection, counts, who)[0]
+    if not count:
+        return []
+    done = "dropped" if drop else "kept, with all features missing"
+    return [
+        f"{entities[0].short}: {count:,} {who}s of the interactions are not there (such as "
+        f"{first!r}); their {times:,} interactions are {done}"
+    ]
+
+
+def read_log(
+    log: Table, columns: Mapping[str, Column], config: DataConfig, notes: list[str]
+) -> Interactions:
+    """One table's interactions, oldest first; ``user rows`` and ``item rows`` must be there.
+
+    Raises:
+        DataError: no interaction is left.
+    """
+    by_kind = {column.kind: column for column in columns_of(log, columns).values()}
+    sql = (
+        "SELECT u.row AS user_row, i.row AS item_row, log.* EXCLUDE (user_id, item_id) "
+        f"FROM (SELECT {_wanted(by_kind, config)} FROM {log.name}) AS log "
+        'JOIN "user rows" AS u ON log.user_id = u.id '
+        'JOIN "item rows" AS i ON log.item_id = i.id'
+    )
+    values = engine.arrays(log.engine, sql, log.source)
+    num_rows = len(values["place"])
+    if num_rows == 0:
+        raise DataError(f"{log.source}: no interaction is left after dropping orphans")
+    # The engine joins in parallel and promises no order.
+    times = np.asarray(values["time"], np.int64) if "time" in values else None
+    order = np.lexsort([values["place"], *([] if times is None else [times])])
+
+    def floats(name: str) -> np.ndarray | None:
+        if name not in values:
+            return None
+        return np.ma.filled(values[name].astype(np.float32), np.nan)[order]
+
+    labels = floats("label")
+    interactions = Interactions(
+        values["user_row"][order].astype(np.int32),
+        values["item_row"][order].astype(np.int32),
+        np.ones(num_rows, np.float32) if labels is None else labels,
+        None if times is None else times[order],
+        floats("weight"),
+        floats("rating"),
+    )
+    return _keep_last(interactions, log, notes) if config.duplicates == "last" else interactions
+
+
+def _wanted(by_kind: Mapping[Kind, Column], config: DataConfig) -> str:
+    user, item = by_kind["user_id"], by_kind["item_id"]
+    wanted = {
+        "user_id": id_sql(user.name, user.sql_type),
+        "item_id": id_sql(item.name, item.sql_type),
+        "place": "row_number() OVER ()",
+    }
+    for kind in ("label", "weight", "rating"):
+        if kind in by_kind:
+            wanted[kind] = f"TRY_CAST({quote(by_kind[kind].name)} AS FLOAT)"
+    if config.rating_threshold is not None:
+        rating = by_kind["rating"]
+        # In the column's own precision, where 4.1 is not less than 4.1.
+        number = "FLOAT" if rating.sql_type == "FLOAT" else "DOUBLE"
+        threshold = f"CAST('{config.rating_threshold!r}' AS {number})"
+        wanted["label"] = f"CAST({quote(rating.name)} AS {number}) >= {threshold}"
+    if "timestamp" in by_kind:
+        wanted["time"] = moment_sql(by_kind["timestamp"])
+    return ", ".join(f"{sql} AS {name}" for name, sql in wanted.items())
+
+
+def _keep_last(interactions: Interactions, log: Table, notes: list[str]) -> Interactions:
+    pairs = interactions.user_rows.astype(np.int64) << 32 | interactions.item_rows
+    _, last = np.unique(pairs[::-1], return_index=True)
+    repeated = len(pairs) - len(last)
+    if not repeated:
+        return interactions
+    notes.append(
+        f"{log.short}: {repeated:,} rows repeat a user and an item; only the last of each pair "
+        "counts"
+    )
+    return interactions.take(np.sort(len(pairs) - 1 - last))

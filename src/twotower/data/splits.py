@@ -1,0 +1,171 @@
+"""Cut interactions into train, validation and test: by time, by user, at random, or cold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from twotower.config import DataConfig, SplitName
+from twotower.data.interactions import Interactions
+from twotower.data.tables import Dataset
+from twotower.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three parts; ``test`` is None where nothing is held out for it.
+
+    Attributes:
+        name: how it was cut.
+    """
+
+    train: Interactions
+    val: Interactions
+    test: Interactions | None
+    name: SplitName
+
+
+def split(dataset: Dataset, config: DataConfig, *, seed: int) -> Split:
+    """Cut a data set as the config says; validation is always cut from train.
+
+    Raises:
+        DataError: no time to split by, or a part that stays empty.
+    """
+    name = choose_split(dataset, config)
+    if name == "given":
+        return _given(dataset, config, seed)
+    train, test = dataset.interactions["all"], None
+    if config.test_fraction > 0:
+        train, test = cut(train, name, config.test_fraction, np.random.default_rng([seed, 1]))
+        _require(train, test, name, "test", dataset.source)
+    train, val = cut(train, name, config.val_fraction, np.random.default_rng([seed, 2]))
+    _require(train, val, name, "validation", dataset.source)
+    return Split(train, val, test, name)
+
+
+def choose_split(dataset: Dataset, config: DataConfig) -> SplitName:
+    """The split that the config names, or what ``auto`` means for this data.
+
+    Raises:
+        DataError: the data does not allow it.
+    """
+    if config.split != "auto":
+        name = config.split
+    elif dataset.has_split:
+        name = "given"
+    else:
+        timed = dataset.interactions["all"].times is not None
+        name = "time" if timed else "random_per_user"
+    if name == "given" and not dataset.has_split:
+        raise DataError(
+            f"{dataset.source}: data.split is 'given' but there is no train part; expected "
+            "train/interactions.parquet"
+        )
+    if name != "given" and dataset.has_split:
+        raise DataError(
+            f"{dataset.source}: has its own train part, so data.split must be 'given' or "
+            f"'auto' (got {name!r}); give one table of interactions to split it anew"
+        )
+    if name == "time" and dataset.interactions["all"].times is None:
+        raise DataError(
+            f"{dataset.source}: data.split is 'time' but no column is a timestamp; declare one "
+            "under data.columns.interactions, or use random_per_user"
+        )
+    return name
+
+
+def _given(dataset: Dataset, config: DataConfig, seed: int) -> Split:
+    train = dataset.interactions["train"]
+    val, test = dataset.interactions.get("val"), dataset.interactions.get("test")
+    if val is None:
+        how: SplitName = "time" if train.times is not None else "random_per_user"
+        train, val = cut(train, how, config.val_fraction, np.random.default_rng([seed, 2]))
+        _require(train, val, how, "validation", dataset.source)
+    return Split(train, val, test, "given")
+
+
+def cut(
+    interactions: Interactions, name: SplitName, fraction: float, rng: np.random.Generator
+) -> tuple[Interactions, Interactions]:
+    """Keep most rows and hold out some.
+
+    Args:
+        fraction: share of rows (time, random), of each user's rows (random_per_user), of
+            items or users (cold); leave_last holds out one row a user whatever it says.
+
+    Returns:
+        What is kept and what is held out, each in the order it had.
+    """
+    if name == "time":
+        held = _latest(interactions, fraction)
+    elif name == "leave_last":
+        held = _last_of_each_user(interactions)
+    elif name == "random_per_user":
+        held = _random_of_each_user(interactions, fraction, rng)
+    elif name == "random":
+        held = rng.permutation(len(interactions)) < round(fraction * len(interactions))
+    elif name == "cold_items":
+        held = _all_of_some(interactions.item_rows, fraction, rng)
+    elif name == "cold_users":
+        held = _all_of_some(interactions.user_rows, fraction, rng)
+    else:
+        raise ValueError(f"no way to cut by {name!r}")
+    return interactions.take(~held), interactions.take(held)
+
+
+def _latest(interactions: Interactions, fraction: float) -> np.ndarray:
+    """All that happened from one moment on, so that the same moment is never on both sides."""
+    times = interactions.times
+    assert times is not None
+    moment = np.sort(times)[min(int((1 - fraction) * len(times)), len(times) - 1)]
+    held: np.ndarray = times >= moment
+    return held
+
+
+def _rank_from_last(user_rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """0 for a user's last row in the given order, 1 for the one before, and so on."""
+    users = user_rows[order]
+    ends = np.searchsorted(users, users, side="right")
+    rank = np.empty(len(users), np.int64)
+    rank[order] = ends - 1 - np.arange(len(users))
+    return rank
+
+
+def _last_of_each_user(interactions: Interactions) -> np.ndarray:
+    keys = [interactions.user_rows]
+    if interactions.times is not None:
+        keys.insert(0, interactions.times)
+    rank = _rank_from_last(interactions.user_rows, np.lexsort(keys))
+    several = np.bincount(interactions.user_rows)[interactions.user_rows] > 1
+    held: np.ndarray = (rank == 0) & several
+    return held
+
+
+def _random_of_each_user(
+    interactions: Interactions, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    users = interactions.user_rows
+    rank = _rank_from_last(users, np.lexsort([rng.random(len(users)), users]))
+    counts = np.bincount(users)
+    # A user with few rows gives one now and then, so that the share is right over all users.
+    quota = np.floor(fraction * counts + rng.random(len(counts)))
+    quota = np.minimum(quota, np.maximum(counts - 1, 0))
+    held: np.ndarray = rank < quota[users]
+    return held
+
+
+def _all_of_some(rows: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    there = np.unique(rows)
+    chosen = rng.choice(there, size=max(1, round(fraction * len(there))), replace=False)
+    return np.isin(rows, chosen)
+
+
+def _require(kept: Interactions, held: Interactions, name: str, part: str, source: str) -> None:
+    total = len(kept) + len(held)
+    if len(kept) == 0 or len(held) == 0:
+        empty = part if len(held) == 0 else "train"
+        raise DataError(
+            f"{source}: the {part} split by {name!r} leaves {empty} empty ({total:,} rows in "
+            "all); give more interactions, another data.split or another fraction"
+        )

@@ -1,0 +1,211 @@
+"""Read users, items and interactions, and check them: every mistake named at once.
+
+What leaves this module may be trusted: ids are whole and unique, labels lie in 0 to 1, every
+interaction points at a row. Row 0 is nobody: rows count from 1, in the order of the table,
+then whoever is found only in the interactions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from twotower.config import DataConfig, Kind
+from twotower.data import engine
+from twotower.data.checks import check_ids, check_interactions, check_same_type
+from twotower.data.engine import Table
+from twotower.data.entities import Entities, id_column, infer_columns, read_entities
+from twotower.data.facts import TableFacts, look
+from twotower.data.interactions import Interactions
+from twotower.data.locate import Located, locate, where
+from twotower.data.logs import (
+    columns_of,
+    infer_log_columns,
+    number_ids,
+    read_log,
+    settle_time,
+)
+from twotower.data.schema import Column, ColumnFacts
+from twotower.errors import DataError, join_mistakes
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Tables that were checked.
+
+    Attributes:
+        source: where they came from, for messages.
+        user_column, item_column: the ids' names in the interactions, kept in what comes out.
+        users, items: ids and columns.
+        interactions: ``{"all": ...}``, or the given parts ``train`` and perhaps ``val``,
+            ``test``.
+        columns: what the columns of the interactions were taken for.
+        notes: what was odd and what was done about it, a sentence each.
+        tables: what each table looks like, for ``inspect``.
+    """
+
+    source: str
+    user_column: str
+    item_column: str
+    users: Entities
+    items: Entities
+    interactions: Mapping[str, Interactions]
+    columns: Mapping[str, Column]
+    notes: tuple[str, ...] = ()
+    tables: tuple[TableFacts, ...] = ()
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the data came with its own train part."""
+        return "train" in self.interactions
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The users or the items: their table if there is one, its id, and the other columns."""
+
+    table: Table | None
+    id_column: str
+    columns: Mapping[str, Column]
+    facts: Mapping[str, ColumnFacts]
+
+
+def read(source: Any, config: DataConfig | None = None) -> Dataset:
+    """Read and check a data set.
+
+    Args:
+        source: a folder; or a mapping with ``interactions`` (or ``train``, ``val``, ``test``)
+            and perhaps ``users`` and ``items``, each a path or a polars, pandas or pyarrow
+            table.
+        config: paths, kinds of columns and rules that differ from the defaults.
+
+    Raises:
+        DataError: something is missing or wrong; all that was found is in the message.
+    """
+    config = config or DataConfig()
+    connection = engine.connect()
+    located = locate(source, config)
+    opened = _open_all(connection, located, where(source))
+    users, items = opened.pop("users", None), opened.pop("items", None)
+    logs, notes = opened, list[str]()
+    declared = config.columns.get("interactions", {})
+    columns, mistakes = infer_log_columns(logs, declared)
+    by_kind = {column.kind: column.name for column in columns.values()}
+    if "user_id" not in by_kind or "item_id" not in by_kind:
+        raise DataError(join_mistakes(where(source), mistakes))
+    user_column, item_column = by_kind["user_id"], by_kind["item_id"]
+    columns = settle_time(columns, logs, declared, notes)
+    for log in logs.values():
+        mistakes += check_interactions(log, columns_of(log, columns), config.rating_threshold)
+    if items is None:
+        items = _find_items(connection, located.others, user_column, item_column)
+    user_side, wrong = _check_side(users, logs, user_column, config.columns.get("users", {}))
+    item_side, also = _check_side(items, logs, item_column, config.columns.get("items", {}))
+    if mistakes := list(dict.fromkeys(mistakes + wrong + also)):
+        raise DataError(join_mistakes(where(source), mistakes))
+    return Dataset(
+        source=where(source),
+        user_column=user_column,
+        item_column=item_column,
+        users=_read_side(connection, "user", user_side, logs, user_column, config, notes),
+        items=_read_side(connection, "item", item_side, logs, item_column, config, notes),
+        interactions={
+            "all" if name == "interactions" else name: read_log(log, columns, config, notes)
+            for name, log in logs.items()
+        },
+        columns=columns,
+        notes=tuple(notes),
+        tables=_look_at(user_side, item_side, logs, columns),
+    )
+
+
+def _open_all(
+    connection: duckdb.DuckDBPyConnection, located: Located, source: str
+) -> dict[str, Table]:
+    opened, mistakes = {}, []
+    for name, place in located.tables.items():
+        try:
+            opened[name] = _open(connection, f"{name} table", place)
+        except DataError as error:
+            mistakes.append(str(error))
+    if len(mistakes) == 1:
+        raise DataError(mistakes[0])
+    if mistakes:
+        raise DataError(join_mistakes(source, mistakes))
+    return opened
+
+
+def _open(connection: duckdb.DuckDBPyConnection, name: str, place: Any) -> Table:
+    if isinstance(place, str | os.PathLike):
+        return engine.open_files(connection, name, os.fspath(place))
+    return engine.open_frame(connection, name, place)
+
+
+def _find_items(
+    connection: duckdb.DuckDBPyConnection, paths: tuple[str, ...], user: str, item: str
+) -> Table | None:
+    """The items table is the one that has the items' id and not the users'."""
+    tables = [engine.open_files(connection, f"table {n}", path) for n, path in enumerate(paths)]
+    fits = [table for table in tables if item in table.types and user not in table.types]
+    if len(fits) > 1:
+        names = ", ".join(table.source for table in fits)
+        raise DataError(
+            f"{names}: more than one table has column {item!r} and could be the items; name "
+            "one in the config (data.items)"
+        )
+    return fits[0] if fits else None
+
+
+def _check_side(
+    table: Table | None,
+    logs: Mapping[str, Table],
+    log_column: str,
+    declared: Mapping[str, Kind],
+) -> tuple[_Side, list[str]]:
+    ids = [(log, log_column) for log in logs.values()]
+    if table is None:
+        return _Side(None, log_column, {}, {}), check_same_type(ids)
+    own = id_column(log_column, declared)
+    facts = look(table)
+    columns, mistakes = infer_columns(table, own, declared, facts)
+    mistakes = [*check_ids(table, own), *check_same_type([(table, own), *ids]), *mistakes]
+    return _Side(table, own, columns, facts), mistakes
+
+
+def _read_side(
+    connection: duckdb.DuckDBPyConnection,
+    who: str,
+    side: _Side,
+    logs: Mapping[str, Table],
+    log_column: str,
+    config: DataConfig,
+    notes: list[str],
+) -> Entities:
+    named = None if side.table is None else (side.table, side.id_column)
+    drop = config.orphans == "drop"
+    notes += number_ids(connection, who, named, list(logs.values()), log_column, drop=drop)
+    return read_entities(connection, who, side.table, side.id_column, side.columns)
+
+
+def _look_at(
+    users: _Side, items: _Side, logs: Mapping[str, Table], columns: Mapping[str, Column]
+) -> tuple[TableFacts, ...]:
+    found = []
+    for name, side in (("users", users), ("items", items)):
+        if side.table is not None:
+            types = side.table.types
+            own = Column(side.id_column, types[side.id_column], "id", "the interactions use it")
+            every = {own.name: own, **side.columns}
+            ordered = {column: every[column] for column in types}
+            found.append(
+                TableFacts(name, side.table.source, side.table.num_rows, ordered, side.facts)
+            )
+    for name, log in logs.items():
+        beside = {c: Column(c, t, "ignore", "not in train") for c, t in log.types.items()}
+        kinds = {c: columns.get(c, unused) for c, unused in beside.items()}
+        found.append(TableFacts(name, log.source, log.num_rows, kinds, look(log)))
+    return tuple(found)

@@ -1,0 +1,85 @@
+"""Write tables: a Parquet file, and a directory that appears whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from jaxtyping import Shaped
+
+from twotower.data.engine import literal
+from twotower.errors import DataError
+
+Progress = Callable[[str, float], None]
+"""Is told the stage, and the share (0 to 1) of the whole work that is done."""
+
+
+@contextmanager
+def whole_directory(
+    target: Path, own_files: Collection[str], *, overwrite: bool = False
+) -> Iterator[Path]:
+    """A hidden directory beside ``target`` that becomes ``target`` if the block ends well.
+
+    If it does not (an error, a full disk, Ctrl-C) nothing is left behind and what was there
+    stays. With ``overwrite``, an earlier directory is replaced if all its files are among
+    ``own_files`` (paths within it): nobody's notes are ever deleted.
+
+    Raises:
+        DataError: ``target`` is taken, or the disk refuses.
+    """
+    target = Path(target).resolve()
+    part = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
+    try:
+        _refuse_taken(target, own_files, overwrite)
+        part.mkdir(parents=True)
+        yield part
+        _refuse_taken(target, own_files, overwrite)  # somebody may have come first
+        _take_place(part, target)
+    except (OSError, MemoryError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise DataError(
+            f"{target}: can not be written: {error}; make room, ask for less or name another "
+            "directory (nothing was left behind)"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_parquet(table: Mapping[str, Shaped[np.ndarray, " N"]], path: Path) -> None:
+    """Writes columns of equal length as one Parquet file, in their order and types."""
+    with duckdb.connect() as connection:
+        connection.register("columns_", dict(table))
+        target = literal(str(path))
+        connection.execute(f"COPY (SELECT * FROM columns_) TO {target} (FORMAT parquet)")
+
+
+def _refuse_taken(target: Path, own_files: Collection[str], overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir():
+        raise DataError(f"{target}: is a file; name a new directory")
+    found = {p.relative_to(target).as_posix() for p in target.rglob("*") if not p.is_dir()}
+    if foreign := sorted(found - set(own_files)):
+        raise DataError(
+            f"{target}: is not empty (it holds {', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}); name a new or an empty directory"
+        )
+    if not overwrite:
+        raise DataError(f"{target}: already holds tables; name another directory or overwrite")
+
+
+def _take_place(part: Path, target: Path) -> None:
+    old = part.with_suffix(".old")
+    if target.exists():
+        target.rename(old)
+    try:
+        part.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,50 @@
+"""The exceptions raised on purpose.
+
+    TwoTowerError            a user's mistake: printed without traceback, exit code 2
+    ├── DataError            a table, a column or a value is not what it must be
+    ├── ConfigError          a setting does not exist or is out of its bounds
+    ├── RunError             a run directory is missing, changed or from another version
+    └── RequestError         a question that can not be answered: unknown user, k too large
+
+Each message says what is wrong, where, what was found and what to do. A programmer's mistake
+is a ``ValueError`` or an ``assert``, not one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TwoTowerError(Exception):
+    """A mistake that the user can mend; ``str(error)`` says how."""
+
+
+class DataError(TwoTowerError):
+    """A table, a column or a value is not what it must be."""
+
+
+class ConfigError(TwoTowerError):
+    """A setting does not exist or is out of its bounds."""
+
+
+class RunError(TwoTowerError):
+    """A run directory is missing, incomplete, changed, or written by another version."""
+
+
+class RequestError(TwoTowerError):
+    """A question that can not be answered as asked."""
+
+
+def join_mistakes(where: str, mistakes: Sequence[str]) -> str:
+    """One message for all mistakes found in one place, so that they can be mended in one go.
+
+    >>> join_mistakes("users.parquet", ["no rows"])
+    'users.parquet: no rows'
+    >>> print(join_mistakes("users.parquet", ["no rows", "no column 'user_id'"]))
+    users.parquet has 2 errors:
+      no rows
+      no column 'user_id'
+    """
+    if len(mistakes) == 1:
+        return f"{where}: {mistakes[0]}"
+    return "\n  ".join([f"{where} has {len(mistakes)} errors:", *mistakes])

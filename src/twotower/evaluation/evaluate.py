@@ -1,0 +1,188 @@
+"""Held-out interactions through the index that serves: rankings, then numbers about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from twotower.data.interactions import Histories, Interactions
+from twotower.evaluation.baselines import Factors
+from twotower.evaluation.intervals import bootstrap_means, paired_difference
+from twotower.evaluation.metrics import (
+    RANKING_METRICS,
+    accuracy,
+    auc,
+    calibration_error,
+    coverage,
+    log_loss,
+    popularity_bias,
+)
+from twotower.retrieval.index import ExactIndex
+
+# Below this many users an interval is so wide that a comparison says nothing.
+FEW_USERS = 200
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is to be found: the held-out items of U users.
+
+    Attributes:
+        user_rows: the users, each once, ascending.
+        items, owners: the held-out pairs; an owner is a place in ``user_rows``, ascending.
+        is_warm: whether training saw anything of the user.
+    """
+
+    user_rows: Int64[np.ndarray, " U"]
+    items: Int64[np.ndarray, " P"]
+    owners: Int64[np.ndarray, " P"]
+    is_warm: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user_rows)
+
+
+def held_out(positives: Interactions, seen: Histories) -> HeldOut:
+    """Group held-out positives by user; a pair that was seen already can not be held out."""
+    order = np.lexsort([positives.item_rows, positives.user_rows])
+    users, items = positives.user_rows[order], positives.item_rows[order]
+    rows = np.unique(users)
+    known_items, known_owners = seen.pack(rows)
+    width = int(max(items.max(initial=0), known_items.max(initial=0))) + 1
+    owners = np.searchsorted(rows, users)
+    pairs = np.unique(owners.astype(np.int64) * width + items)
+    pairs = np.setdiff1d(pairs, known_owners * width + known_items)
+    kept = np.unique(pairs // width)
+    owners = np.searchsorted(kept, pairs // width)
+    lengths = seen.lengths()
+    chosen = rows[kept].astype(np.int64)
+    return HeldOut(chosen, pairs % width, owners, lengths[chosen] > 0)
+
+
+def rank(
+    users: Float32[Tensor, "U D"],
+    index: ExactIndex,
+    held: HeldOut,
+    seen: Histories,
+    k: int,
+) -> Int64[np.ndarray, "U K"]:
+    """Each held-out user's k best items that were not seen, as item rows; -1 for none left.
+
+    Args:
+        users: the vectors of ``held.user_rows``, in that order.
+        index: position n is item row n + 1.
+    """
+    items, owners = seen.pack(held.user_rows)
+    positions, _ = index.search(
+        users,
+        k,
+        excluded_items=torch.from_numpy(items.astype(np.int64)) - 1,
+        excluded_owners=torch.from_numpy(owners),
+    )
+    found = positions.numpy()
+    return np.where(found < 0, -1, found + 1)
+
+
+def ranking_values(
+    recommended: Int64[np.ndarray, "U K"], held: HeldOut, ks: Sequence[int]
+) -> dict[str, Float[np.ndarray, " U"]]:
+    """Every ranking metric at every k, a value a user: ``{"ndcg@10": ...}``."""
+    width = int(max(held.items.max(initial=0), recommended.max(initial=0))) + 2
+    pairs = held.owners * width + held.items
+    wanted = np.arange(len(held))[:, None] * width + np.where(
+        recommended < 0, width - 1, recommended
+    )
+    is_hit = np.isin(wanted, pairs)
+    num_relevant = np.bincount(held.owners, minlength=len(held))
+    longest = recommended.shape[1]
+    if longest < max(ks):
+        # A catalogue shorter than the list: the ranks beyond it hold nothing.
+        is_hit = np.pad(is_hit, ((0, 0), (0, max(ks) - longest)))
+    return {
+        f"{name}@{k}": metric(is_hit, num_relevant, k)
+        for k in ks
+        for name, metric in RANKING_METRICS.items()
+    }
+
+
+def summarize(
+    values: Mapping[str, Float[np.ndarray, " U"]], *, seed: int, num_resamples: int
+) -> dict[str, dict[str, float]]:
+    """Means with their 95 % intervals over users."""
+    names = list(values)
+    stacked = np.stack([values[name] for name in names], 1)
+    intervals = bootstrap_means(stacked, seed=seed, num_resamples=num_resamples)
+    return {
+        name: {"mean": i.mean, "low": i.low, "high": i.high}
+        for name, i in zip(names, intervals, strict=True)
+    }
+
+
+def compare(
+    ours: Float[np.ndarray, " U"],
+    theirs: Float[np.ndarray, " U"],
+    *,
+    seed: int,
+    num_resamples: int,
+) -> dict[str, float]:
+    """Our mean less theirs, paired by user, with its 95 % interval."""
+    difference = paired_difference(ours, theirs, seed=seed, num_resamples=num_resamples)
+    return {"mean": difference.mean, "low": difference.low, "high": difference.high}
+
+
+def beyond_accuracy(
+    recommended: Int64[np.ndarray, "U K"], held: HeldOut, seen: Histories, num_items: int
+) -> dict[str, float]:
+    """Coverage and popularity bias of lists cut at their length."""
+    items, owners = seen.pack(held.user_rows)
+    counts = np.bincount(seen.items, minlength=num_items + 1)
+    values = {"coverage": coverage(recommended, num_items)}
+    if counts[items].any() and (recommended >= 0).any():
+        values["popularity_bias"] = popularity_bias(
+            recommended, owners, items.astype(np.int64), counts
+        )
+    return values
+
+
+def label_metrics(
+    labels: Float[np.ndarray, " N"], chance: Float[np.ndarray, " N"]
+) -> dict[str, float]:
+    """How well chances foretell labels; nothing where the labels are all alike."""
+    liked = labels > 0.5
+    if liked.all() or not liked.any():
+        return {}
+    chance = chance.astype(np.float64)
+    return {
+        "auc": auc(liked, chance),
+        "log_loss": log_loss(labels, chance),
+        "accuracy": accuracy(liked, chance),
+        "calibration_error": calibration_error(liked, chance),
+    }
+
+
+def factor_index(factors: Factors, is_candidate: Tensor) -> ExactIndex:
+    """A baseline's items, searched as the towers' are."""
+    return ExactIndex(torch.from_numpy(factors.items[1:]), is_candidate)
+
+
+def user_warning(held: HeldOut) -> list[str]:
+    """A sentence where there are too few users to tell anything; else nothing."""
+    warm = int(held.is_warm.sum())
+    if warm >= FEW_USERS:
+        return []
+    return [
+        f"only {warm:,} of the {len(held):,} test users are known from training: the "
+        "intervals are wide and a comparison means little; hold out by user "
+        "(data.split: random_per_user) or bring more data"
+    ]
+
+
+def as_text(summary: Mapping[str, Any]) -> str:
+    """A mean with its interval, as people write it."""
+    return f"{summary['mean']:.4f} [{summary['low']:.4f}, {summary['high']:.4f}]"

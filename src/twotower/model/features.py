@@ -1,0 +1,77 @@
+"""A ``FeatureTable``'s columns -> one vector a row, and the embedding of its id."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from twotower.config import ModelConfig
+from twotower.data.encoders import FIRST
+from twotower.data.features import FeatureShape, FeatureTable
+
+
+class FeatureLayer(nn.Module):
+    """Numbers as they are, embeddings of ids and categories, means of bags; side by side.
+
+    Args:
+        shape: of the tables it will read.
+        ids: whether a row's own id has an embedding.
+        sparse: whether the tables' gradients hold only the rows of the batch.
+    """
+
+    def __init__(
+        self, shape: FeatureShape, config: ModelConfig, *, ids: bool, sparse: bool
+    ) -> None:
+        super().__init__()
+        self.id_table = None
+        if ids:
+            self.id_table = _table(shape.num_ids + 1, config.embedding_dim, sparse, untrained=1)
+        num_codes = sum(shape.categories)
+        self.code_table = None
+        if num_codes:
+            self.code_table = _table(num_codes, config.category_dim, sparse)
+        self.bag_tables = nn.ModuleList(
+            _bag_table(size, config.text_dim if is_text else config.category_dim, sparse)
+            for size, is_text in shape.bags
+        )
+        self.width = (
+            shape.dense
+            + (config.embedding_dim if ids else 0)
+            + len(shape.categories) * config.category_dim
+            + sum(table.embedding_dim for table in self.bag_tables)  # type: ignore[misc]
+        )
+
+    def forward(
+        self, table: FeatureTable
+    ) -> tuple[Float[Tensor, "R W"], Float[Tensor, "R D"] | None]:
+        """Rows -> vectors, and the id's part of them alone (None without ids)."""
+        parts = [table.dense]
+        id_embedding = None
+        if self.id_table is not None:
+            id_embedding = self.id_table(table.ids)
+            parts.append(id_embedding)
+        if self.code_table is not None:
+            parts.append(self.code_table(table.codes).flatten(1))
+        for layer, bag in zip(self.bag_tables, table.bags, strict=True):
+            parts.append(layer(bag.codes, bag.offsets[:-1]))
+        filled = [part for part in parts if part.shape[1]]
+        vectors = torch.cat(filled, 1) if len(filled) > 1 else (filled or parts)[0]
+        return vectors, id_embedding
+
+
+def _table(num_rows: int, width: int, sparse: bool, untrained: int = 0) -> nn.Embedding:
+    table = nn.Embedding(num_rows, width, sparse=sparse)
+    nn.init.normal_(table.weight, std=width**-0.5)
+    with torch.no_grad():
+        # The unknown says nothing until training teaches it something.
+        table.weight[:untrained] = 0.0
+    return table
+
+
+def _bag_table(num_rows: int, width: int, sparse: bool) -> nn.EmbeddingBag:
+    table = nn.EmbeddingBag(num_rows, width, mode="mean", sparse=sparse)
+    nn.init.normal_(table.weight, std=width**-0.5)
+    with torch.no_grad():
+        table.weight[:FIRST] = 0.0
+    return table

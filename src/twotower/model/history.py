@@ -1,0 +1,52 @@
+"""A list of items -> one vector: what a user did, as a feature of the user.
+
+Every kind of history pools the embeddings of the items of B users, given end to end. Since
+they are the item tower's own, an item added yesterday counts as any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from twotower.model.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class PackedHistory:
+    """The items of B users: those of user b are ``items[offsets[b] : offsets[b + 1]]``.
+
+    Attributes:
+        items: rows of ``embeddings``.
+        offsets: where each user's begin, and the end of the last.
+        embeddings: of M items, among them those that occur.
+    """
+
+    items: Int64[Tensor, " P"]
+    offsets: Int64[Tensor, " B1"]
+    embeddings: Float[Tensor, "M D"]
+
+
+class MeanHistory(nn.Module):
+    """The sum of a user's item embeddings over the root of their number; zeros for none.
+
+    The root and not the number: the mean of many items is short, and would weigh less the
+    more is known about a user.
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.width = width
+        self.dropout = Dropout(dropout)
+
+    def forward(self, history: PackedHistory) -> Float[Tensor, "B D"]:
+        """Pool each user's items."""
+        counts = (history.offsets[1:] - history.offsets[:-1]).clamp(min=1)
+        total = functional.embedding_bag(
+            history.items, history.embeddings, history.offsets[:-1], mode="sum"
+        )
+        pooled: Tensor = self.dropout(total / counts.to(total.dtype).sqrt()[:, None])
+        return pooled

@@ -1,0 +1,368 @@
+"""THE STORY: one short function a command. Start reading here.
+
+tables -> split -> towers -> vectors -> Recommender -> evaluation beside baselines -> run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import twotower
+from twotower import runs
+from twotower.config import Config, Kind
+from twotower.data.entities import Entities
+from twotower.data.features import Encoders
+from twotower.data.ids import Ids
+from twotower.data.interactions import histories
+from twotower.data.splits import Split, split
+from twotower.data.tables import Dataset, read
+from twotower.errors import DataError, RunError, TwoTowerError
+from twotower.evaluation.assess import assess, validation
+from twotower.evaluation.calibration import fit_line
+from twotower.retrieval.encode import item_vectors, require_finite, user_vectors
+from twotower.retrieval.recommendations import Recommendations
+from twotower.retrieval.recommender import Recommender
+from twotower.retrieval.write import write_blocks
+from twotower.training import unfinished
+from twotower.training.learn import Learned, learn
+from twotower.training.resolve import resolve
+from twotower.watch import Watch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be learned: checked data, cut in parts, and settings with nothing on auto."""
+
+    dataset: Dataset
+    parts: Split
+    config: Config
+
+
+def train(
+    source: Any,
+    config: Config,
+    *,
+    into: Path,
+    name: str,
+    now: datetime,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> tuple[Recommender, Path]:
+    """Train on a data set and write the run ``into/<time>-<name>``.
+
+    Args:
+        source: a data folder, or what ``twotower.read`` takes.
+        resume: go on from the newest unfinished run of that name, settings and data, if there
+            is one; it ends with the weights of a run that was never stopped.
+
+    Raises:
+        TwoTowerError: what is wrong with the data, the config or the place to write to.
+    """
+    watch = watch or Watch()
+    run_name = unfinished.run_name(name, now)
+    planned = plan(source, config, watch)
+    identity = unfinished.identity(planned.dataset, planned.config)
+    work = None
+    if resume:
+        work, note = unfinished.find(into, name, identity)
+        watch.note(note)
+    resume = work is not None
+    work = work or unfinished.start(into, run_name, identity)
+    target = into / unfinished.finished_name(work)
+    try:
+        recommender = _fit(planned, watch, work=work, identity=identity, resume=resume)
+        directory = runs.save(recommender, target)
+    except BaseException as error:
+        # A checkpoint is worth keeping where the training was stopped from outside; from
+        # a mistake in data or settings it would only lead to the same mistake.
+        is_mistake = isinstance(error, TwoTowerError) and not isinstance(error, RunError)
+        unfinished.leave(work, keep_checkpoints=not is_mistake)
+        raise
+    unfinished.leave(work, keep_checkpoints=False)
+    return recommender, directory
+
+
+def fit(
+    source: Any, config: Config | None = None, *, watch: Watch | None = None
+) -> Recommender:
+    """Train on a data set and evaluate; nothing is written.
+
+    Args:
+        source: what ``twotower.read`` takes or gave.
+
+    Returns:
+        A recommender; its ``metrics`` say how good it is, and how good the baselines are.
+
+    Raises:
+        TwoTowerError: what is wrong with the data or the config.
+    """
+    watch = watch or Watch()
+    return _fit(plan(source, config or Config(), watch), watch)
+
+
+def plan(source: Any, config: Config, watch: Watch) -> Plan:
+    """Read, check and cut the data, and settle what the config leaves to it."""
+    dataset = source if isinstance(source, Dataset) else read(source, config.data)
+    for note in dataset.notes:
+        watch.note(note)
+    parts = split(dataset, config.data, seed=config.training.seed)
+    return Plan(dataset, parts, resolve(config, dataset, parts))
+
+
+def _fit(
+    planned: Plan,
+    watch: Watch,
+    *,
+    work: Path | None = None,
+    identity: str = "",
+    resume: bool = False,
+) -> Recommender:
+    """Search on validation, learn from all but the test part, and measure.
+
+    Args:
+        work: where checkpoints go; None keeps none.
+    """
+    dataset, parts, config = planned.dataset, planned.parts, planned.config
+    started = time.perf_counter()
+    learned = learn(
+        dataset,
+        parts.train,
+        config,
+        validation(parts, config),
+        metric=f"val_{config.training.early_stopping_metric}",
+        checkpoint=work and work / "search.safetensors",
+        identity=identity,
+        resume=resume,
+        watch=watch,
+    )
+    history, best_epoch = learned.progress.history, learned.progress.best_epoch
+    calibrate(learned, parts, config)
+    if config.training.refit:
+        learned = _refit(planned, learned, watch, work, identity, resume)
+    seconds = time.perf_counter() - started
+    recommender = assemble(dataset, parts, config, learned, history or {})
+    metrics = {
+        **assess(recommender, dataset, parts, config, watch),
+        "best_possible": best_possible(dataset),
+        "best_epoch": best_epoch,
+        "train_seconds": seconds,
+        "loss": config.training.loss,
+        "seed": config.training.seed,
+        "data": fingerprint(dataset),
+        "versions": versions(),
+    }
+    return dataclasses.replace(recommender, metrics=metrics)
+
+
+def _refit(
+    planned: Plan,
+    learned: Learned,
+    watch: Watch,
+    work: Path | None,
+    identity: str,
+    resume: bool,
+) -> Learned:
+    """The same training on train and validation together, for as long as was best."""
+    parts, config = planned.parts, planned.config
+    longer = config.training.model_copy(update={"epochs": learned.progress.best_epoch})
+    try:
+        again = learn(
+            planned.dataset,
+            parts.train.followed_by(parts.val),
+            config.model_copy(update={"training": longer}),
+            None,
+            metric="train_loss",
+            checkpoint=work and work / "refit.safetensors",
+            # An interrupted search may end elsewhere the next time.
+            identity=f"{identity} {longer.epochs} epochs",
+            resume=resume,
+            watch=watch,
+        )
+    except KeyboardInterrupt:
+        watch.note("interrupted; the towers that have not seen the validation part are kept")
+        return learned
+    again.model.slope.copy_(learned.model.slope)
+    again.model.offset.data.copy_(learned.model.offset.data)
+    return again
+
+
+def calibrate(learned: Learned, parts: Split, config: Config) -> None:
+    """Fit slope and offset of the affinity on validation.
+
+    Under bce, which learns its own, too: towers that were stopped at the best epoch are still
+    surer of themselves than they should be.
+    """
+    scores, labels = validation(parts, config).pairs(learned)
+    slope, offset = fit_line(scores, labels)
+    learned.model.slope.fill_(slope)
+    learned.model.offset.data.fill_(offset)
+
+
+def assemble(
+    dataset: Dataset, parts: Split, config: Config, learned: Learned, history: Mapping[str, Any]
+) -> Recommender:
+    """Vectors of everybody and everything, with what was seen: all but the test part."""
+    known = parts.train.followed_by(parts.val)
+    num_users = len(dataset.users)
+    liked = histories(known.positives(), num_users=num_users)
+    items = item_vectors(learned.model, learned.items)
+    users = user_vectors(
+        learned.model,
+        learned.users,
+        np.arange(num_users + 1),
+        liked.latest(config.model.history_length),
+        items,
+    )
+    require_finite(users, items)
+    return Recommender(
+        config=config,
+        model=learned.model.to("cpu"),
+        user_encoders=learned.user_encoders,
+        item_encoders=learned.item_encoders,
+        users=Ids(dataset.user_column, dataset.users.ids),
+        items=Ids(dataset.item_column, dataset.items.ids),
+        user_vectors=users.cpu(),
+        item_vectors=items.cpu(),
+        seen=histories(known, num_users=num_users),
+        liked=liked,
+        has_own_id=learned.has_own_id & config.model.item_ids,
+        user_values=dataset.users.values,
+        item_values=dataset.items.values,
+        metrics={},
+        history=history,
+    )
+
+
+def evaluate(
+    recommender: Recommender, source: Any = None, *, watch: Watch | None = None
+) -> dict[str, Any]:
+    """Measure a trained recommender on a data set's test part, beside the baselines.
+
+    Args:
+        source: what ``twotower.read`` takes or gave; None for the data it was trained on.
+
+    Raises:
+        DataError: the data has no test part, or can not be read.
+    """
+    config = recommender.config
+    source = config.data.data_path if source is None else source
+    if source is None:
+        raise DataError("the run does not know where its data is; give the data folder")
+    dataset = source if isinstance(source, Dataset) else _read_like(recommender, source)
+    if dataset.has_split != (config.data.split == "given"):
+        # The run says how its own data was cut; other data may come cut, or whole.
+        auto = config.data.model_copy(update={"split": "auto"})
+        config = config.model_copy(update={"data": auto})
+    parts = split(dataset, config.data, seed=config.training.seed)
+    if parts.test is None:
+        raise DataError(
+            f"{dataset.source}: there is no test part to evaluate on; add test/interactions "
+            "or set data.test_fraction above 0"
+        )
+    watch = watch or Watch()
+    if unfinished.digest(dataset) != recommender.metrics["data"]["sha256"]:
+        watch.note("this is not the data that the run was trained on")
+    return {
+        **assess(recommender, dataset, parts, config, watch),
+        "best_possible": best_possible(dataset),
+        "data": fingerprint(dataset),
+        "versions": versions(),
+    }
+
+
+def _read_like(recommender: Recommender, source: Any) -> Dataset:
+    """Read a data set, its features of the kinds that training took them for."""
+    config = recommender.config.data
+    dataset = read(source, config)
+    kinds = {
+        "users": _kinds_to_declare(recommender.user_encoders, dataset.users),
+        "items": _kinds_to_declare(recommender.item_encoders, dataset.items),
+    }
+    if not any(kinds.values()):
+        return dataset
+    columns = {name: {**config.columns.get(name, {}), **kinds[name]} for name in kinds}  # type: ignore
+    return read(source, config.model_copy(update={"columns": {**config.columns, **columns}}))
+
+
+def _kinds_to_declare(encoders: Encoders, entities: Entities) -> dict[str, Kind]:
+    return {
+        name: column.kind
+        for name, (column, _) in encoders.by_column.items()
+        if name in entities.columns and entities.columns[name].kind != column.kind
+    }
+
+
+def best_possible(dataset: Dataset) -> dict[str, float] | None:
+    """The best scores that any model can have on test, where a made-up world says so."""
+    oracle = Path(dataset.source) / "oracle.json"
+    if not dataset.has_split or not oracle.is_file():
+        return None
+    scores = json.loads(oracle.read_text(encoding="utf-8"))["splits"]["test"]
+    return {name: scores[name] for name in ("auc", "log_loss", "accuracy")}
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """How much data, and a hash that tells whether it is the same."""
+    return {
+        "source": dataset.source,
+        "users": len(dataset.users),
+        "items": len(dataset.items),
+        "interactions": {name: len(part) for name, part in dataset.interactions.items()},
+        "sha256": unfinished.digest(dataset),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    return {
+        "twotower": twotower.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def write_recommendations(
+    recommender: Recommender,
+    path: Path,
+    k: int,
+    *,
+    users: list[str] | None = None,
+    include_seen: bool = False,
+    watch: Watch | None = None,
+) -> int:
+    """Write ``user id, item id, rank, score``, ids under their own names; a block at a time.
+
+    Args:
+        users: whose; None for everybody.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        RequestError: users that are not known, or the file can not be written.
+    """
+    watch = watch or Watch()
+    if users is None:
+        blocks = recommender.batches(k, include_seen=include_seen)
+        watch.stage("recommending", len(recommender.users))
+    else:
+        blocks = iter([recommender.recommend(users, k, include_seen=include_seen)])
+    return write_blocks(_columns_of(blocks, watch), path)
+
+
+def _columns_of(blocks: Iterator[Recommendations], watch: Watch) -> Iterator[dict[str, Any]]:
+    for block in blocks:
+        yield block.columns()
+        watch.advance(len(block))

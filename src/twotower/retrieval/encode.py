@@ -1,0 +1,80 @@
+"""Rows -> vectors, in blocks of bounded memory: the towers outside of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from twotower.data.features import FeatureTable
+from twotower.data.interactions import Histories
+from twotower.errors import TwoTowerError
+from twotower.model.history import PackedHistory
+from twotower.model.two_tower import TwoTower
+
+_BLOCK_ROWS = 8192
+
+
+def item_vectors(model: TwoTower, items: FeatureTable) -> Float32[Tensor, "I D"]:
+    """The vectors of all rows of a table, bias behind; on the model's device."""
+    with torch.inference_mode():
+        blocks = []
+        for rows in _blocks(len(items)):
+            part = items.take(rows.to(items.ids.device))
+            blocks.append(model.item_vectors(model.encode_items(part), part))
+        return torch.cat(blocks)
+
+
+def user_vectors(
+    model: TwoTower,
+    users: FeatureTable,
+    rows: np.ndarray,
+    liked: Histories,
+    items: Float32[Tensor, "I D"],
+) -> Float32[Tensor, "B D"]:
+    """The vectors of some users from their features and histories; on the model's device.
+
+    Args:
+        rows: of ``users`` and of ``liked`` alike.
+        liked: histories, already cut to the length that the model reads.
+        items: what ``item_vectors`` gave.
+    """
+    device = users.ids.device
+    with torch.inference_mode():
+        blocks = [torch.empty((0, items.shape[1]), device=device)]
+        for places in _blocks(len(rows)):
+            chosen = rows[places.numpy()]
+            packed = None
+            if model.history is not None:
+                history, owners = liked.pack(chosen)
+                counts = np.bincount(owners, minlength=len(chosen))
+                offsets = np.concatenate([[0], np.cumsum(counts)])
+                packed = PackedHistory(
+                    torch.from_numpy(history.astype(np.int64)).to(device),
+                    torch.from_numpy(offsets).to(device),
+                    items[:, :-1],
+                )
+            table = users.take(torch.from_numpy(np.asarray(chosen, np.int64)).to(device))
+            blocks.append(model.user_vectors(model.encode_users(table, packed)))
+        return torch.cat(blocks)
+
+
+def _blocks(count: int) -> Iterator[Tensor]:
+    for start in range(0, count, _BLOCK_ROWS):
+        yield torch.arange(start, min(start + _BLOCK_ROWS, count))
+
+
+def require_finite(*vectors: Tensor) -> None:
+    """Vectors are numbers; a training that ran away makes ones that are not.
+
+    Raises:
+        TwoTowerError: they are not finite.
+    """
+    if not all(bool(torch.isfinite(each).all()) for each in vectors):
+        raise TwoTowerError(
+            "training: the embeddings are no finite numbers any more; lower "
+            "training.learning_rate or look for extreme numbers in the features"
+        )

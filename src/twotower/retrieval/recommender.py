@@ -1,0 +1,288 @@
+"""THE object a user holds: recommend, similar, score, add items.
+
+Evaluation and serving call it too, so that what was measured is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from twotower.config import Config
+from twotower.data.entities import read_plain
+from twotower.data.features import Encoders
+from twotower.data.ids import Ids
+from twotower.data.interactions import Histories
+from twotower.errors import DataError, RequestError
+from twotower.model.history import PackedHistory
+from twotower.model.two_tower import TwoTower
+from twotower.retrieval.index import ExactIndex
+from twotower.retrieval.recommendations import Recommendations
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """Two trained towers, the vectors they made, and what each user has seen.
+
+    Attributes:
+        users, items: ids, and thereby rows.
+        user_vectors, item_vectors: a row each, row 0 for the unknown; their inner product is
+            the score. The last number is 1 in users and the bias in items.
+        seen: what each user met, liked or not; not recommended again.
+        liked: what counts as the user's history.
+        has_own_id: (I + 1,) whether training met the item.
+        user_values, item_values: plain values of their columns (see ``Entities``), to be shown.
+        metrics, history: what training measured; see the run's ``metrics.json``.
+    """
+
+    config: Config
+    model: TwoTower
+    user_encoders: Encoders
+    item_encoders: Encoders
+    users: Ids
+    items: Ids
+    user_vectors: Float32[Tensor, "U D"]
+    item_vectors: Float32[Tensor, "I D"]
+    seen: Histories
+    liked: Histories
+    has_own_id: Bool[np.ndarray, " I"]
+    user_values: Mapping[str, np.ndarray]
+    item_values: Mapping[str, np.ndarray]
+    metrics: Mapping[str, Any]
+    history: Mapping[str, Sequence[float]]
+
+    def recommend(
+        self, users: Any, k: int = 10, *, include_seen: bool = False
+    ) -> Recommendations:
+        """The k best items of each user, best first.
+
+        Args:
+            users: an id or several.
+            k: how many; a user who has seen nearly everything gets fewer.
+            include_seen: whether to recommend what the user has already met.
+
+        Raises:
+            RequestError: users that are not known, or more items than there are.
+        """
+        ids = [users] if isinstance(users, str | int | np.integer) else list(users)
+        rows = self.users.rows(ids)
+        unknown = [identity for identity, row in zip(ids, rows, strict=True) if row == 0]
+        if unknown:
+            some = ", ".join(repr(i) for i in unknown[:5]) + (", ..." if unknown[5:] else "")
+            raise RequestError(
+                f"{self.users.column}: {len(unknown)} unknown ({some}); this model knows "
+                f"{len(self.users):,} users. For somebody new call recommend_for with "
+                "features or a history"
+            )
+        return self.recommend_rows(rows, k, include_seen=include_seen)
+
+    def recommend_rows(
+        self, rows: np.ndarray, k: int, *, include_seen: bool = False
+    ) -> Recommendations:
+        """``recommend`` by row numbers from 1."""
+        vectors = self.user_vectors[torch.from_numpy(np.asarray(rows, np.int64))]
+        seen = None if include_seen else self.seen.pack(rows)
+        return self._search(self.users.of(rows), vectors, k, seen)
+
+    def recommend_for(
+        self,
+        *,
+        features: Mapping[str, Any] | None = None,
+        history: Iterable[Any] = (),
+        k: int = 10,
+        include_seen: bool = False,
+    ) -> Recommendations:
+        """The k best items for somebody never seen; any part of what is known may be missing.
+
+        Args:
+            features: values of the users' columns.
+            history: ids of items the person liked, oldest first; unknown ones do not count.
+
+        Raises:
+            RequestError: a feature that does not exist or can not have that value.
+        """
+        rows = self.items.rows(history)
+        rows = rows[rows > 0]
+        vector = self.encode_person(features or {}, rows)
+        seen = None if include_seen else (rows, np.zeros(len(rows), np.int64))
+        return self._search(np.array([""], dtype=object), vector, k, seen)
+
+    def encode_person(
+        self, features: Mapping[str, Any], history_rows: np.ndarray
+    ) -> Float32[Tensor, "1 D"]:
+        """The user vector of somebody never seen."""
+        try:
+            table = self.user_encoders.encode_request(features)
+        except DataError as error:
+            raise RequestError(str(error)) from None
+        offsets = torch.tensor([0, len(history_rows)])
+        return self.encode_users(table, torch.from_numpy(history_rows), offsets)
+
+    def encode_users(
+        self, table: Any, items: Tensor, offsets: Tensor
+    ) -> Float32[Tensor, "B D"]:
+        """User vectors from rows of features and packed histories (item rows)."""
+        length = self.config.model.history_length
+        if len(offsets) == 2:
+            items = items[-length:]
+            offsets = torch.tensor([0, len(items)])
+        with torch.inference_mode():
+            packed = None
+            if self.model.history is not None:
+                packed = PackedHistory(items, offsets, self.item_vectors[:, :-1])
+            return self.model.user_vectors(self.model.encode_users(table, packed)).clone()
+
+    def similar_items(self, items: Any, k: int = 10) -> Recommendations:
+        """The k items nearest to each item by the cosine of their embeddings, itself left out.
+
+        Raises:
+            RequestError: items that are not known.
+        """
+        ids = [items] if isinstance(items, str | int | np.integer) else list(items)
+        rows = self.items.rows(ids)
+        if (rows == 0).any():
+            unknown = [i for i, row in zip(ids, rows, strict=True) if row == 0]
+            raise RequestError(
+                f"{self.items.column}: {unknown[0]!r} is not among the {len(self.items):,} "
+                "items of this model; add it with add_items"
+            )
+        unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
+        own = torch.arange(len(rows))
+        found = self._lists(
+            ExactIndex(unit[1:], self.is_candidate()),
+            unit[torch.from_numpy(rows)],
+            k,
+            (rows, own.numpy()),
+        )
+        column = f"{self.items.column}_of"
+        return Recommendations(column, self.items.column, self.items.of(rows), *found)
+
+    def score(self, pairs: Iterable[tuple[Any, Any]]) -> Float32[np.ndarray, " N"]:
+        """The affinity score of each (user id, item id): comparable within this model only.
+
+        Raises:
+            RequestError: a user or an item that is not known.
+        """
+        listed = list(pairs)
+        user_rows = self.users.rows([user for user, _ in listed])
+        item_rows = self.items.rows([item for _, item in listed])
+        for ids, rows, place in ((self.users, user_rows, 0), (self.items, item_rows, 1)):
+            if (rows == 0).any():
+                first = listed[int(np.flatnonzero(rows == 0)[0])][place]
+                raise RequestError(f"{ids.column}: {first!r} is not known to this model")
+        return self.score_rows(user_rows, item_rows)
+
+    def score_rows(
+        self, user_rows: np.ndarray, item_rows: np.ndarray
+    ) -> Float32[np.ndarray, " N"]:
+        """``score`` by row numbers."""
+        users = self.user_vectors[torch.from_numpy(np.asarray(user_rows, np.int64))]
+        items = self.item_vectors[torch.from_numpy(np.asarray(item_rows, np.int64))]
+        return (users * items).sum(1).numpy()
+
+    def affinity(self, scores: np.ndarray) -> Float32[np.ndarray, ...]:
+        """Scores -> the chance, 0 to 1, that the user likes the item."""
+        with torch.inference_mode():
+            return self.model.affinity(torch.from_numpy(np.asarray(scores, np.float32))).numpy()
+
+    def add_items(self, table: Any) -> Recommender:
+        """A recommender that knows these items too, by their features, without retraining.
+
+        Args:
+            table: a path, or a polars, pandas or pyarrow table, with the items' id column and
+                their features; a column that is missing is missing for all. Known ids get
+                their new features.
+
+        Raises:
+            DataError: what is wrong with the table.
+        """
+        ids, values = self._read_items(table)
+        rows = self.items.rows(ids)
+        fresh = rows == 0
+        codes = np.where(self.has_own_id[rows], rows, 0)
+        encoded = self.item_encoders.encode(values, codes)
+        with torch.inference_mode():
+            vectors = self.model.item_vectors(self.model.encode_items(encoded), encoded)
+        changed = self.item_vectors.clone()
+        changed[torch.from_numpy(rows[~fresh])] = vectors[torch.from_numpy(~fresh)]
+        return replace(
+            self,
+            items=Ids(self.items.column, np.concatenate([self.items.values, ids[fresh]])),
+            item_vectors=torch.cat([changed, vectors[torch.from_numpy(fresh)]]),
+            has_own_id=np.concatenate([self.has_own_id, np.zeros(fresh.sum(), bool)]),
+            item_values=self._with_values(values, rows, fresh),
+        )
+
+    def _with_values(
+        self, values: Mapping[str, np.ndarray], rows: np.ndarray, fresh: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        every = {}
+        for name, old in self.item_values.items():
+            nothing = None if old.dtype == object else np.nan
+            new = values.get(name, np.full(len(rows), nothing, dtype=old.dtype))
+            changed = old.copy()
+            changed[rows[~fresh] - 1] = new[~fresh]
+            every[name] = np.concatenate([changed, new[fresh]])
+        return every
+
+    def _read_items(self, source: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        columns = {name: column for name, (column, _) in self.item_encoders.by_column.items()}
+        return read_plain(source, "items", self.items.column, columns, self.items.are_numbers)
+
+    def is_candidate(self) -> Bool[Tensor, " I"]:
+        """Which items may be recommended: those with a trained id or features to go by."""
+        can_judge = self.has_own_id | (len(self.item_encoders.by_column) > 0)
+        return torch.from_numpy(can_judge[1:])
+
+    def index(self) -> ExactIndex:
+        """The items, ready to be searched; position n is row n + 1."""
+        return ExactIndex(self.item_vectors[1:], self.is_candidate())
+
+    def _search(
+        self,
+        user_ids: np.ndarray,
+        vectors: Tensor,
+        k: int,
+        excluded: tuple[np.ndarray, np.ndarray] | None,
+    ) -> Recommendations:
+        if not 1 <= k <= len(self.items):
+            raise RequestError(
+                f"k must be 1 to {len(self.items):,}, the number of items; got {k}"
+            )
+        found = self._lists(self.index(), vectors, k, excluded)
+        return Recommendations(self.users.column, self.items.column, user_ids, *found)
+
+    def _lists(
+        self,
+        index: ExactIndex,
+        vectors: Tensor,
+        k: int,
+        excluded: tuple[np.ndarray, np.ndarray] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        items, owners = (None, None) if excluded is None else excluded
+        positions, scores = index.search(
+            vectors,
+            k,
+            excluded_items=None
+            if items is None
+            else torch.from_numpy(items.astype(np.int64)) - 1,
+            excluded_owners=None if owners is None else torch.from_numpy(owners),
+        )
+        found = positions.numpy()
+        ids = self.items.values[np.maximum(found, 0)].astype(object)
+        ids[found < 0] = None
+        return ids, scores.numpy()
+
+    def batches(
+        self, k: int, *, include_seen: bool = False, size: int = 4096
+    ) -> Iterator[Recommendations]:
+        """Recommendations for every user, a block at a time."""
+        for start in range(1, len(self.users) + 1, size):
+            rows = np.arange(start, min(start + size, len(self.users) + 1))
+            yield self.recommend_rows(rows, k, include_seen=include_seen)

@@ -1,0 +1,83 @@
+"""Many blocks of columns -> one Parquet file, whole or not at all, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from twotower.data import engine
+from twotower.errors import RequestError
+from twotower.retrieval.recommender import Recommender
+
+# The engine keeps up to this and puts the rest into its temporary folder.
+_MEMORY = "1GB"
+
+
+def write_blocks(blocks: Iterator[Mapping[str, np.ndarray]], path: Path) -> int:
+    """Write blocks of the same columns; the file appears when it is whole.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        RequestError: it can not be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a directory" if path.is_dir() else f"{path.parent} does not exist"
+        raise RequestError(f"{path}: can not be written ({what}); give the path of a file")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    connection = engine.connect()
+    rows = 0
+    try:
+        connection.execute(f"SET memory_limit = '{_MEMORY}'")
+        for number, block in enumerate(blocks):
+            connection.register("block", dict(block))
+            verb = "CREATE TEMP TABLE rows AS" if number == 0 else "INSERT INTO rows"
+            connection.execute(f"{verb} SELECT * FROM block")
+            connection.unregister("block")
+            rows += len(next(iter(block.values())))
+        target = engine.literal(str(beside))
+        connection.execute(f"COPY rows TO {target} (FORMAT parquet, COMPRESSION zstd)")
+        beside.replace(path)
+    except (duckdb.Error, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(
+            f"{path}: can not be written ({reason}); nothing was left behind"
+        ) from None
+    finally:
+        beside.unlink(missing_ok=True)
+        connection.close()
+    return rows
+
+
+def write_embeddings(recommender: Recommender, what: str, path: Path) -> int:
+    """Write ids and vectors of the ``users`` or the ``items``; returns how many.
+
+    The inner product of a user's vector and an item's is the score.
+
+    Raises:
+        RequestError: neither users nor items, or the file can not be written.
+    """
+    sides = {
+        "users": (recommender.users, recommender.user_vectors),
+        "items": (recommender.items, recommender.item_vectors),
+    }
+    if what not in sides:
+        raise RequestError(
+            f"embed: {what!r} is neither 'users' nor 'items'; ask for one of them"
+        )
+    ids, vectors = sides[what]
+    size = 16_384
+
+    def blocks() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(ids), size):
+            part = np.empty(len(ids.values[start : start + size]), dtype=object)
+            part[:] = list(vectors[start + 1 : start + size + 1].numpy())
+            yield {ids.column: ids.values[start : start + size], "vector": part}
+
+    return write_blocks(blocks(), path)

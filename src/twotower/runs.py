@@ -1,0 +1,294 @@
+"""The run directory: written whole or not at all, read, refused.
+
+    runs/<time>-<name>/
+      config.yaml             every default filled in
+      metrics.json            what was measured, and on what
+      history.json            one list a quantity, an entry an epoch
+      model.safetensors       weights
+      encoders/*.json         what turns raw values into rows
+      embeddings/*            ids (Parquet) and vectors (safetensors) of users and items
+      interactions.safetensors  what each user met and liked
+      manifest.json           format number, shapes, sha256 of every file and of itself
+
+Nothing is pickled, so loading a run can not run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from twotower.config import Config, Kind, parse_config
+from twotower.data import engine
+from twotower.data.entities import plain_ids, plain_values
+from twotower.data.features import FeatureShape, encoders_from_json
+from twotower.data.ids import Ids
+from twotower.data.interactions import Histories
+from twotower.data.schema import Column
+from twotower.data.writing import write_parquet
+from twotower.errors import RunError, TwoTowerError
+from twotower.model.two_tower import TwoTower
+from twotower.retrieval.recommender import Recommender
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def save(recommender: Recommender, directory: Path) -> Path:
+    """Write a run; it appears under its name only when it is whole.
+
+    Raises:
+        RunError: something is there already, or it can not be written.
+    """
+    if directory.exists():
+        raise RunError(f"{directory}: already exists; choose another name or remove it")
+    beside = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    try:
+        beside.mkdir(parents=True)
+        _write(recommender, beside)
+        beside.rename(directory)
+    except (OSError, SafetensorError, duckdb.Error, TwoTowerError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RunError(
+            f"{directory}: can not be written ({reason}); make room or name another place "
+            "(nothing was left behind)"
+        ) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return directory
+
+
+def _write(recommender: Recommender, place: Path) -> None:
+    for part in ("encoders", "embeddings"):
+        (place / part).mkdir()
+    (place / "config.yaml").write_text(recommender.config.to_yaml(), encoding="utf-8")
+    _write_json(place / "metrics.json", recommender.metrics)
+    _write_json(place / "history.json", recommender.history)
+    _write_json(place / "encoders" / "users.json", recommender.user_encoders.to_json())
+    _write_json(place / "encoders" / "items.json", recommender.item_encoders.to_json())
+    weights = {
+        name: value.contiguous() for name, value in recommender.model.state_dict().items()
+    }
+    save_file(weights, str(place / "model.safetensors"))
+    for name, ids, values in (
+        ("users", recommender.users, recommender.user_values),
+        ("items", recommender.items, recommender.item_values),
+    ):
+        # Vectors are not for showing, and a table of them would be the largest file.
+        shown = {column: each for column, each in values.items() if each.ndim == 1}
+        write_parquet(
+            {ids.column: ids.values, **shown}, place / "embeddings" / f"{name}.parquet"
+        )
+    vectors = {
+        "users": recommender.user_vectors.contiguous(),
+        "items": recommender.item_vectors.contiguous(),
+        "has_own_id": torch.from_numpy(recommender.has_own_id),
+    }
+    save_file(vectors, str(place / "embeddings" / "vectors.safetensors"))
+    met = {
+        f"{name}_{part}": torch.from_numpy(array)
+        for name, each in (("seen", recommender.seen), ("liked", recommender.liked))
+        for part, array in (("offsets", each.offsets), ("items", each.items))
+    }
+    save_file(met, str(place / "interactions.safetensors"))
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    for path in files:
+        # safetensors makes files that only their owner may read.
+        path.chmod((place / "config.yaml").stat().st_mode)
+    manifest = {
+        "format": FORMAT,
+        "model": recommender.model.shapes(),
+        "columns": {"users": recommender.users.column, "items": recommender.items.column},
+        "files": {path.relative_to(place).as_posix(): _sha256(path) for path in files},
+    }
+    _write_json(place / MANIFEST, {**manifest, "sha256": _digest(manifest)})
+    for path in (*files, place / MANIFEST):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def load(directory: Path) -> Recommender:
+    """Read a run back.
+
+    Raises:
+        RunError: no run, another format, or a file that is missing or was changed.
+    """
+    manifest = read_manifest(directory)
+    for name in manifest["files"]:
+        _check_file(directory, name, manifest)
+    config = read_run_config(directory)
+    vectors = load_file(str(directory / "embeddings" / "vectors.safetensors"))
+    met = load_file(str(directory / "interactions.safetensors"))
+    shapes = manifest["model"]
+    model = TwoTower(
+        _shape(shapes["user_shape"]),
+        _shape(shapes["item_shape"]),
+        config.model,
+        user_ids=shapes["user_ids"],
+        item_ids=shapes["item_ids"],
+    )
+    model.load_state_dict(load_file(str(directory / "model.safetensors")))
+    model.eval()
+    columns = manifest["columns"]
+    users, user_values = _read_table(directory, "users", columns["users"])
+    items, item_values = _read_table(directory, "items", columns["items"])
+    return Recommender(
+        config=config,
+        model=model,
+        user_encoders=encoders_from_json(_read_json(directory / "encoders" / "users.json")),
+        item_encoders=encoders_from_json(_read_json(directory / "encoders" / "items.json")),
+        users=users,
+        items=items,
+        user_values=user_values,
+        item_values=item_values,
+        user_vectors=vectors["users"],
+        item_vectors=vectors["items"],
+        seen=Histories(met["seen_offsets"].numpy(), met["seen_items"].numpy()),
+        liked=Histories(met["liked_offsets"].numpy(), met["liked_items"].numpy()),
+        has_own_id=vectors["has_own_id"].numpy(),
+        metrics=_read_json(directory / "metrics.json"),
+        history=_read_json(directory / "history.json"),
+    )
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What a run says of itself.
+
+    Raises:
+        RunError: no run there, or one of another format.
+    """
+    if not directory.is_dir():
+        raise RunError(f"{directory}: no such run; `twotower runs` lists those there are")
+    try:
+        manifest = dict(_read_json(directory / MANIFEST))
+        found = int(manifest["format"])
+        is_whole = manifest.pop("sha256", None) == _digest(manifest)
+    except FileNotFoundError:
+        raise RunError(
+            f"{directory}: is no run ({MANIFEST} is missing); `twotower runs` lists those "
+            "there are"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{directory}: {MANIFEST} was changed and can not be read; restore it, or train "
+            "again"
+        ) from None
+    if found > FORMAT:
+        raise RunError(
+            f"{directory}: {MANIFEST} says format {found}, written by a later version; this "
+            f"one reads {FORMAT}. Upgrade twotower, or train again"
+        )
+    if found < FORMAT:
+        raise RunError(
+            f"{directory}: {MANIFEST} says format {found}, which is no longer read; train again"
+        )
+    if not is_whole:
+        raise RunError(
+            f"{directory}: {MANIFEST} was changed after training; restore it, or train again"
+        )
+    return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_file(directory: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    path = directory / name
+    if not path.is_file():
+        raise RunError(f"{directory}: {name} is missing; restore it, or train again")
+    if _sha256(path) != manifest["files"][name]:
+        raise RunError(
+            f"{directory}: {name} was changed after training (its sha256 is not that of "
+            f"{MANIFEST}); restore it, or train again"
+        )
+
+
+def read_run_config(directory: Path) -> Config:
+    """The settings of a run, every default filled in."""
+    text = (directory / "config.yaml").read_text(encoding="utf-8")
+    return parse_config(yaml.safe_load(text), where=str(directory / "config.yaml"))
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """What a run measured, without loading its towers.
+
+    Raises:
+        RunError: no run there, one of another format, or one that was changed.
+    """
+    _check_file(directory, "metrics.json", read_manifest(directory))
+    return dict(_read_json(directory / "metrics.json"))
+
+
+def list_runs(root: Path) -> list[Path]:
+    """The whole runs in a folder, oldest first; unfinished ones are not runs."""
+    if not root.is_dir():
+        return []
+    found = [d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")]
+    return sorted(d for d in found if (d / MANIFEST).is_file())
+
+
+def _read_table(directory: Path, name: str, column: str) -> tuple[Ids, dict[str, np.ndarray]]:
+    """The ids and the values to be shown."""
+    connection = engine.connect()
+    table = engine.open_files(
+        connection, name, str(directory / "embeddings" / f"{name}.parquet")
+    )
+    found = table.fetch({name: engine.quote(name) for name in table.types})
+    ids = Ids(column, plain_ids(found.pop(column)))
+    values = {}
+    for other, value in found.items():
+        sql_type = table.types[other]
+        kind: Kind = "list" if sql_type.endswith("]") else "numeric"
+        kind = "text" if sql_type in {"VARCHAR", '"NULL"'} else kind
+        values[other] = plain_values(Column(other, sql_type, kind, ""), value)
+    return ids, values
+
+
+def _shape(values: Mapping[str, Any]) -> FeatureShape:
+    return FeatureShape(
+        values["num_ids"],
+        values["dense"],
+        tuple(values["categories"]),
+        tuple((size, is_text) for size, is_text in values["bags"]),
+    )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    path.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types; JSON has no word for what is no number but null."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,199 @@
+"""Tables for people: metrics beside baselines, recommendations beside their evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from twotower.retrieval.recommendations import Recommendations
+from twotower.retrieval.recommender import Recommender
+
+# A comparison over fewer users than this is not worth a sentence.
+_FEWEST_USERS = 20
+_NAMES = {"towers": "two towers", "popularity": "popularity", "ials": "iALS (tuned)"}
+
+
+def metrics(console: Console, measured: Mapping[str, Any]) -> None:
+    """The screen that training and evaluation end with."""
+    for group, summary in measured.get("ranking", {}).items():
+        users = measured["protocol"]["users"]
+        count = users["warm"] if group == "warm" else users["all"] - users["warm"]
+        if count < _FEWEST_USERS:
+            console.print(f"test, {count} {group} users: too few to say", highlight=False)
+            continue
+        console.print(_ranking_table(f"test, {count:,} {group} users", summary))
+        console.print(_verdict(summary), highlight=False)
+    for warning in measured.get("warnings", []):
+        console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+    if measured.get("test_auc") is not None:
+        console.print(_labels_table(measured))
+
+
+def _ranking_table(title: str, summary: Mapping[str, Any]) -> Table:
+    names = _chosen(summary["towers"])
+    table = Table(title=title, title_justify="left", caption="mean, 95 % interval over users")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    for who, values in summary.items():
+        if who != "difference":
+            cells = [_interval(values[name]) for name in names]
+            table.add_row(_NAMES.get(who, who), *cells)
+    return table
+
+
+def _chosen(values: Mapping[str, Any]) -> list[str]:
+    """Three metrics that say most, at the lengths that were measured."""
+    ks = sorted({int(name.split("@")[1]) for name in values})
+    wanted = [f"ndcg@{ks[0]}", f"recall@{ks[min(1, len(ks) - 1)]}", f"hit_rate@{ks[0]}"]
+    return list(dict.fromkeys(wanted))
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return f"[bold]{value['mean']:.4f}[/]\n[dim]{value['low']:.4f} {value['high']:.4f}[/]"
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    metric = _chosen(summary["towers"])[0]
+    said = []
+    for name, differences in summary["difference"].items():
+        difference = differences[metric]
+        theirs = summary[name][metric]["mean"]
+        share = f" ({difference['mean'] / theirs:+.0%})" if theirs else ""
+        amount = (
+            f"{difference['mean']:+.4f} [{difference['low']:.4f}, {difference['high']:.4f}]"
+        )
+        if difference["low"] > 0:
+            word = "[green]beat[/]"
+        elif difference["high"] < 0:
+            word = "[red]lose to[/]"
+        else:
+            word = "[yellow]tie with[/]"
+        said.append(f"The towers {word} {_NAMES.get(name, name)}: {metric} {amount}{share}.")
+    return "\n".join(said)
+
+
+def _labels_table(measured: Mapping[str, Any]) -> Table:
+    table = Table(title="test, labels", title_justify="left")
+    best = measured.get("best_possible")
+    columns = {"AUC": "auc", "log-loss": "log_loss", "accuracy": "accuracy"}
+    table.add_column("")
+    for column in [*columns, "calibration error"]:
+        table.add_column(column, justify="right")
+    cells = [f"{measured['test_' + key]:.4f}" for key in columns.values()]
+    table.add_row("two towers", *cells, f"{measured['test_calibration_error']:.4f}")
+    if best:
+        table.add_row("best possible", *(f"{best[key]:.4f}" for key in columns.values()), "")
+    return table
+
+
+def recommendations(
+    console: Console, recommender: Recommender, found: Recommendations, title: str
+) -> None:
+    """Each user's list, with what speaks for it."""
+    for user, pairs in zip(found.user_ids.tolist(), found, strict=True):
+        table = Table(title=f"{title} {user}", title_justify="left")
+        for column, justify in (("rank", "right"), (found.item_column, "right")):
+            table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column("score", justify="right")
+        table.add_column("affinity", justify="right")
+        table.add_column("what it is")
+        rows = recommender.items.rows([item for item, _ in pairs])
+        chances = recommender.affinity(np.array([score for _, score in pairs]))
+        for rank, ((item, score), row) in enumerate(zip(pairs, rows, strict=True), 1):
+            about = escape(describe(recommender.item_values, int(row)))
+            chance = f"{chances[rank - 1]:.0%}"
+            table.add_row(str(rank), escape(str(item)), f"{score:.3f}", chance, about)
+        console.print(table)
+        if len(pairs) == 0:
+            console.print("nothing is left to recommend: everything was seen")
+
+
+def evidence(console: Console, recommender: Recommender, user: Any) -> None:
+    """What the recommendations of one known user rest on."""
+    row = int(recommender.users.rows([user])[0])
+    about = describe(recommender.user_values, row)
+    if about:
+        console.print(f"[bold]who[/] {escape(about)}", highlight=False)
+    liked = recommender.liked.of(row)
+    seen = len(recommender.seen.of(row))
+    console.print(f"[bold]met[/] {seen} items, liked {len(liked)}", highlight=False)
+    for item_row in liked[-3:][::-1].tolist():
+        item = recommender.items.values[item_row - 1]
+        text = describe(recommender.item_values, item_row)
+        console.print(f"  liked {escape(str(item))}  {escape(text)}", highlight=False)
+
+
+def describe(values: Mapping[str, np.ndarray], row: int, *, parts: int = 4) -> str:
+    """A row in a few words: texts and categories first, then what is yes, then numbers."""
+    words, numbers = [], []
+    if row == 0:
+        return ""
+    for name, column in values.items():
+        value = column[row - 1]
+        if column.ndim > 1 or value is None:
+            continue
+        if isinstance(value, list):
+            words.append(", ".join(map(str, value[:4])))
+        elif isinstance(value, str):
+            words.append(value if len(value) < 40 else value[:37] + "...")
+        elif value == 1.0 and _is_yes_no(column):
+            words.append(name)
+        elif not math.isnan(value) and not _is_yes_no(column):
+            numbers.append(f"{name} {value:.4g}")
+    return " · ".join((words + numbers)[:parts])
+
+
+def _is_yes_no(column: np.ndarray) -> bool:
+    there = column[~np.isnan(column)]
+    return bool(np.isin(there[:1000], (0.0, 1.0)).all())
+
+
+def run_table(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
+    """Runs beside each other."""
+    table = Table(title="runs", title_justify="left")
+    for column in ("run", "loss", "ndcg@10 (interval)", "best baseline", "AUC", "seconds"):
+        justify = "left" if column == "run" else "right"
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for directory, measured in rows:
+        summary = measured.get("ranking", {}).get("warm", {})
+        ours = summary.get("towers", {}).get("ndcg@10")
+        others = [
+            (values["ndcg@10"]["mean"], name)
+            for name, values in summary.items()
+            if name not in {"towers", "difference"} and "ndcg@10" in values
+        ]
+        best = max(others, default=None)
+        auc = measured.get("test_auc")
+        table.add_row(
+            str(directory),
+            str(measured.get("loss", "")),
+            _interval(ours) if ours else "",
+            f"{best[0]:.4f} {_NAMES.get(best[1], best[1])}" if best else "",
+            f"{auc:.4f}" if auc is not None else "",
+            f"{measured.get('train_seconds', 0):.1f}",
+        )
+    return table
+
+
+def similar(console: Console, recommender: Recommender, found: Recommendations) -> None:
+    """The neighbours of items."""
+    for item, pairs in zip(found.user_ids.tolist(), found, strict=True):
+        row = int(recommender.items.rows([item])[0])
+        about = describe(recommender.item_values, row)
+        table = Table(title=escape(f"nearest to {item}  {about}"), title_justify="left")
+        for column in ("rank", found.item_column, "cosine"):
+            table.add_column(column, justify="right")
+        table.add_column("what it is")
+        rows = recommender.items.rows([other for other, _ in pairs])
+        for rank, ((other, score), place) in enumerate(zip(pairs, rows, strict=True), 1):
+            text = escape(describe(recommender.item_values, int(place)))
+            table.add_row(str(rank), escape(str(other)), f"{score:.3f}", text)
+        console.print(table)

@@ -1,0 +1,1 @@
+"""Embeddings that mean something."""

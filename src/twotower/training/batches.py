@@ -1,0 +1,130 @@
+"""Interactions -> an iterator of row numbers: what one step learns from.
+
+Each way to learn has its own batch. An epoch's batches are made from a generator of random
+numbers that is the epoch's own, so that any epoch can be repeated alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from twotower.data.interactions import Histories, Interactions
+from twotower.training.sampling import PositivePairs, uniform_negatives
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B users, an item each, and perhaps another item each that they like less.
+
+    Attributes:
+        labels: what the item's affinity should be.
+        times: when they met, or None.
+        other_rows: the other items; None for losses that need none.
+    """
+
+    user_rows: Int64[np.ndarray, " B"]
+    item_rows: Int64[np.ndarray, " B"]
+    labels: Float32[np.ndarray, " B"]
+    weights: Float32[np.ndarray, " B"] | None
+    times: Int64[np.ndarray, " B"] | None
+    other_rows: Int64[np.ndarray, " B"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.user_rows)
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """B users whose items are parted into history and targets.
+
+    Attributes:
+        history_items, history_owners: the pairs that the user tower may see; an owner is a
+            place in ``user_rows``.
+        target_items, target_owners: the pairs to be found.
+    """
+
+    user_rows: Int64[np.ndarray, " B"]
+    history_items: Int64[np.ndarray, " P"]
+    history_owners: Int64[np.ndarray, " P"]
+    target_items: Int64[np.ndarray, " Q"]
+    target_owners: Int64[np.ndarray, " Q"]
+
+    def __len__(self) -> int:
+        return len(self.user_rows)
+
+
+def pointwise(
+    interactions: Interactions, batch_size: int, rng: np.random.Generator
+) -> Iterator[PairBatch]:
+    """Every interaction once, in random order."""
+    for rows in _shuffled(len(interactions), batch_size, rng):
+        yield PairBatch(
+            interactions.user_rows[rows].astype(np.int64),
+            interactions.item_rows[rows].astype(np.int64),
+            interactions.labels[rows],
+            None if interactions.weights is None else interactions.weights[rows],
+            None if interactions.times is None else interactions.times[rows],
+        )
+
+
+def pairwise(
+    positives: Interactions,
+    known: PositivePairs,
+    num_items: int,
+    batch_size: int,
+    rng: np.random.Generator,
+) -> Iterator[PairBatch]:
+    """Every positive once, each beside a uniform item that its user is not known to like."""
+    for batch in pointwise(positives, batch_size, rng):
+        other = uniform_negatives(batch.user_rows, known, num_items=num_items, rng=rng)
+        yield replace(batch, other_rows=other)
+
+
+def triplets(
+    positives: Interactions, disliked: Histories, batch_size: int, rng: np.random.Generator
+) -> Iterator[PairBatch]:
+    """Every liked item of a user who also disliked one, beside one of those, drawn anew."""
+    counts = disliked.lengths()
+    usable = positives.take(counts[positives.user_rows] > 0)
+    for batch in pointwise(usable, batch_size, rng):
+        users = batch.user_rows
+        drawn = (rng.random(len(users)) * counts[users]).astype(np.int64)
+        other = disliked.items[disliked.offsets[users] + drawn].astype(np.int64)
+        yield replace(batch, other_rows=other)
+
+
+def whole_users(
+    liked: Histories, share: float, batch_size: int, rng: np.random.Generator
+) -> Iterator[UserBatch]:
+    """Every user with two items or more once, the items parted at random.
+
+    Args:
+        share: of a user's items that become history; at least one becomes a target.
+    """
+    users = np.flatnonzero(liked.lengths() > 1)
+    for chosen in _shuffled(len(users), batch_size, rng):
+        rows = users[chosen]
+        items, owners = liked.pack(rows)
+        is_history = rng.random(len(items)) < share
+        spared = np.bincount(owners, ~is_history, minlength=len(rows)) == 0
+        if spared.any():
+            # A user with nothing left to find gives up the last item.
+            last = np.cumsum(np.bincount(owners, minlength=len(rows))) - 1
+            is_history[last[spared]] = False
+        yield UserBatch(
+            rows,
+            items[is_history].astype(np.int64),
+            owners[is_history],
+            items[~is_history].astype(np.int64),
+            owners[~is_history],
+        )
+
+
+def _shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    order = rng.permutation(count)
+    for start in range(0, count, batch_size):
+        yield order[start : start + batch_size]

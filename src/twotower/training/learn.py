@@ -1,0 +1,194 @@
+"""Interactions and features -> trained towers: those of the best epoch, or of the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from twotower.config import Config
+from twotower.data.entities import Entities
+from twotower.data.features import (
+    Encoders,
+    FeatureTable,
+    encode_entities,
+    fit_encoders,
+)
+from twotower.data.interactions import Histories, Interactions
+from twotower.data.tables import Dataset
+from twotower.errors import ConfigError
+from twotower.model.two_tower import TwoTower
+from twotower.training.checkpoint import load_checkpoint, save_checkpoint
+from twotower.training.loop import Optimizers, Progress, epochs
+from twotower.training.objective import Objective, make_objective
+from twotower.watch import Watch
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Towers, and everything they were fitted with.
+
+    Attributes:
+        users, items: feature tables, row 0 included, on the model's device.
+        liked: each user's positives in what was learned from.
+        has_own_id: (I + 1,) whether an item was met.
+    """
+
+    model: TwoTower
+    user_encoders: Encoders
+    item_encoders: Encoders
+    users: FeatureTable
+    items: FeatureTable
+    liked: Histories
+    has_own_id: np.ndarray
+    progress: Progress
+
+
+Validate = Callable[[Learned], dict[str, float]]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that the config names; ``auto`` takes the fastest there is.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device in there if there[device]))
+    if not there[name]:
+        raise ConfigError(
+            f"training.device is {name!r}, which this machine does not have; use 'auto'"
+        )
+    return torch.device(name)
+
+
+def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Learned, Objective]:
+    """Fresh towers and what they will learn from, all fitted on ``train`` and nothing else."""
+    device = choose_device(config.training.device)
+    user_encoders, users, _ = _encode(dataset.users, train.user_rows, config, device)
+    item_encoders, items, is_met = _encode(dataset.items, train.item_rows, config, device)
+    loss = config.training.loss
+    assert loss != "auto"
+    objective = make_objective(
+        loss, config.training, users, items, train, history_length=config.model.history_length
+    )
+    torch.manual_seed(config.training.seed)
+    model = TwoTower(
+        user_encoders.shape(len(dataset.users)),
+        item_encoders.shape(len(dataset.items)),
+        config.model,
+        user_ids=bool(config.model.user_ids),
+        item_ids=bool(config.model.item_ids),
+        sparse=loss != "softmax",
+    ).to(device)
+    if loss == "bce":
+        liked = float(train.labels.mean())
+        model.offset.data.fill_(float(np.log(liked / (1 - liked))))
+        # Labels are noisier than choices: log-odds of 10 at the start are too sure.
+        model.log_scale.data.clamp_(max=float(np.log(5.0)))
+    learned = Learned(
+        model, user_encoders, item_encoders, users, items, objective.liked, is_met, Progress()
+    )
+    return learned, objective
+
+
+def _encode(
+    entities: Entities, rows: np.ndarray, config: Config, device: torch.device
+) -> tuple[Encoders, FeatureTable, np.ndarray]:
+    """Encoders fitted on who was met, everybody's features, and (N + 1,) who was met."""
+    met = np.unique(rows)
+    is_met = np.zeros(len(entities) + 1, bool)
+    is_met[met] = True
+    fitted = fit_encoders(entities, met, config.model)
+    return fitted, encode_entities(fitted, entities, is_met).to(device), is_met
+
+
+def learn(
+    dataset: Dataset,
+    train: Interactions,
+    config: Config,
+    validate: Validate | None,
+    *,
+    metric: str,
+    checkpoint: Path | None = None,
+    identity: str = "",
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> Learned:
+    """Train, and give back the towers of the best epoch.
+
+    Args:
+        validate: what to measure after an epoch; None trains all ``config.training.epochs``
+            and keeps the last.
+        metric: which of the values decides; a name with "loss" in it is better when smaller.
+        checkpoint: where to keep the state after each epoch.
+        identity: what is trained on what; a checkpoint of anything else is not gone on from.
+        resume: whether to go on from there.
+
+    A KeyboardInterrupt ends the training early and the best towers so far are kept. It is
+    raised where there are none: in the first epoch, or without validation.
+    """
+    watch = watch or Watch()
+    learned, objective = prepare(dataset, train, config)
+    model = learned.model
+    optimizers = Optimizers(model, config.training, lazy=objective.loss != "softmax")
+    start = Progress()
+    if resume and checkpoint is not None:
+        start = load_checkpoint(checkpoint, model, optimizers, of=identity) or start
+        if start.epoch:
+            stage = "refit" if validate is None else "training"
+            watch.note(f"{stage} goes on after epoch {start.epoch}")
+    progress = start
+    batch_size = config.training.batch_size
+    assert batch_size != "auto"
+    try:
+        for progress in epochs(
+            model,
+            objective,
+            optimizers,
+            _values(learned, validate),
+            batch_size=batch_size,
+            better=_better(metric, validate is None),
+            metric="train_loss" if validate is None else metric,
+            progress=start,
+            on_epoch=lambda: watch.stage(
+                "refit" if validate is None else "training", objective.num_rows()
+            ),
+            on_step=watch.advance,
+        ):
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, model, optimizers, progress, of=identity)
+            watch.epoch(progress, metric)
+    except KeyboardInterrupt:
+        if progress.best_weights is None or validate is None:
+            raise
+        again = "; once more on all but the test part" if config.training.refit else ""
+        watch.note(f"interrupted; epoch {progress.best_epoch} was the best and counts{again}")
+    assert progress.best_weights is not None
+    model.load_state_dict(progress.best_weights)
+    model.eval()
+    return replace(learned, progress=progress)
+
+
+def _values(
+    learned: Learned, validate: Validate | None
+) -> Callable[[TwoTower], dict[str, float]]:
+    if validate is None:
+        return lambda _: {}
+    return lambda _: validate(learned)
+
+
+def _better(metric: str, keep_last: bool) -> Callable[[float, float], bool]:
+    if keep_last:
+        return lambda _new, _old: True
+    if "loss" in metric:
+        return lambda new, old: new < old
+    return lambda new, old: new > old

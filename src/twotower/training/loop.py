@@ -1,0 +1,166 @@
+"""A generator of epochs; whoever calls it holds the loop.
+
+Everything random in an epoch comes from (seed, epoch), so an epoch can be repeated alone and
+a training that was stopped after any epoch goes on exactly as if it never was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.config import TrainingConfig
+from twotower.errors import TwoTowerError
+from twotower.model.two_tower import TwoTower
+from twotower.training.objective import Objective
+
+Weights = dict[str, Tensor]
+Validate = Callable[[TwoTower], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: all that must be kept to go on from here.
+
+    Attributes:
+        epoch: epochs done.
+        history: one list a quantity, an entry an epoch.
+        best_epoch: the epoch (from 1) whose weights are the best so far; 0 for none.
+        best_weights: a copy of them.
+    """
+
+    epoch: int = 0
+    history: dict[str, list[float]] | None = None
+    best_epoch: int = 0
+    best_weights: Weights | None = None
+
+    def is_over(self, config: TrainingConfig) -> bool:
+        """Whether the last epoch was reached, or nothing got better for long enough."""
+        waited = self.epoch - self.best_epoch
+        return self.epoch >= config.epochs or waited >= config.early_stopping_patience
+
+
+class Optimizers:
+    """One optimizer for the dense layers and one for the tables, lazy where rows are few.
+
+    Lazy means: a row that is not in the batch keeps its moments and its place (SparseAdam),
+    so that a step costs as much for a table of ten million rows as for one of a thousand.
+    """
+
+    def __init__(self, model: TwoTower, config: TrainingConfig, *, lazy: bool) -> None:
+        ids, features = _tables(model)
+        of_tables = {id(weight) for weight in (*ids, *features)}
+        dense = [p for p in model.parameters() if p.requires_grad and id(p) not in of_tables]
+        rate = config.learning_rate
+        groups = [
+            {"params": ids, "lr": config.embedding_learning_rate or 10 * rate},
+            {"params": features, "lr": rate},
+        ]
+        tables = [group for group in groups if group["params"]]
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        fused = dense[0].device.type in {"cpu", "cuda"}
+        self.parts: list[torch.optim.Optimizer] = [
+            kind(dense, rate, weight_decay=config.weight_decay, fused=fused)
+        ]
+        if tables and lazy:
+            self.parts.append(torch.optim.SparseAdam(tables))
+        elif tables:
+            self.parts.append(torch.optim.Adam(tables, fused=fused))
+
+    def step(self) -> None:
+        """Move along the gradients and forget them."""
+        for optimizer in self.parts:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def _tables(model: TwoTower) -> tuple[list[Tensor], list[Tensor]]:
+    """The tables of ids, which want large steps, and those of categories and texts."""
+    layers = (model.user_features, model.item_features)
+    ids = [layer.id_table for layer in layers] + [model.item_bias]
+    features = [layer.code_table for layer in layers]
+    features += [table for layer in layers for table in layer.bag_tables]
+    return (
+        [table.weight for table in ids if table is not None],
+        [table.weight for table in features if table is not None],
+    )
+
+
+def epochs(
+    model: TwoTower,
+    objective: Objective,
+    optimizers: Optimizers,
+    validate: Validate,
+    *,
+    batch_size: int,
+    better: Callable[[float, float], bool],
+    metric: str,
+    progress: Progress,
+    on_epoch: Callable[[], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Iterator[Progress]:
+    """Train until it is over, an epoch at a time.
+
+    Args:
+        validate: the model -> the epoch's validation values by name.
+        better: whether the first value of ``metric`` beats the second.
+        progress: where to start; ``Progress()`` for the beginning.
+        on_epoch: is told that an epoch begins.
+        on_step: is told how many rows each step learned from.
+
+    Yields:
+        Where the training stands after each epoch.
+
+    Raises:
+        TwoTowerError: the loss is no number any more.
+    """
+    config = objective.config
+    while not progress.is_over(config):
+        number = progress.epoch + 1
+        if on_epoch is not None:
+            on_epoch()
+        rng = np.random.default_rng([config.seed, 3, number])
+        torch.manual_seed(int(rng.integers(2**62)))
+        model.train()
+        # Sums of a loss a row; read once an epoch, lest each step waits for the device.
+        total = torch.zeros((), dtype=torch.float64)
+        rows = 0
+        for batch in objective.batches(batch_size, rng):
+            loss = objective.loss_of(model, batch)
+            loss.backward()
+            optimizers.step()
+            total += loss.detach().to("cpu", torch.float64) * len(batch)
+            rows += len(batch)
+            if on_step is not None:
+                on_step(len(batch))
+        model.eval()
+        train_loss = float(total) / max(rows, 1)
+        if not np.isfinite(train_loss):
+            raise TwoTowerError(
+                f"training: the loss of epoch {number} is {train_loss}; lower "
+                "training.learning_rate or look for extreme numbers in the features"
+            )
+        values = {"train_loss": train_loss, **validate(model)}
+        progress = _after(progress, model, values, metric, better)
+        yield progress
+
+
+def _after(
+    progress: Progress,
+    model: TwoTower,
+    values: dict[str, float],
+    metric: str,
+    better: Callable[[float, float], bool],
+) -> Progress:
+    before = progress.history or {}
+    history = {name: [*before.get(name, []), value] for name, value in values.items()}
+    epoch = progress.epoch + 1
+    best = progress.best_epoch
+    if best == 0 or better(values[metric], history[metric][best - 1]):
+        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        return Progress(epoch, history, epoch, weights)
+    return replace(progress, epoch=epoch, history=history)

@@ -1,0 +1,236 @@
+"""One batch -> one loss: which rows the towers read, and what they are asked to tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.config import Loss, TrainingConfig
+from twotower.data.features import FeatureTable
+from twotower.data.interactions import Histories, Interactions, histories
+from twotower.errors import DataError
+from twotower.model import losses
+from twotower.model.history import PackedHistory
+from twotower.model.two_tower import TwoTower
+from twotower.training import batches
+from twotower.training.batches import PairBatch, UserBatch
+from twotower.training.sampling import PositivePairs, log_share
+
+Batch = PairBatch | UserBatch
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learned from: features, interactions and the loss.
+
+    Attributes:
+        users, items: feature tables, row 0 included, on the model's device.
+        train: all training interactions.
+        liked: each user's positives, oldest first.
+        history_length: how many of the last items a history holds.
+    """
+
+    loss: Loss
+    config: TrainingConfig
+    users: FeatureTable
+    items: FeatureTable
+    train: Interactions
+    liked: Histories
+    positives: Interactions
+    disliked: Histories
+    known: PositivePairs
+    log_q: Tensor
+    history_length: int
+
+    @property
+    def num_items(self) -> int:
+        """Items, row 0 not counted."""
+        return len(self.items) - 1
+
+    def batches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """An epoch."""
+        if self.loss == "softmax":
+            yield from batches.whole_users(
+                self.liked, self.config.history_share, batch_size, rng
+            )
+        elif self.loss == "triplet":
+            yield from batches.triplets(self.positives, self.disliked, batch_size, rng)
+        elif self.loss == "bpr":
+            yield from batches.pairwise(
+                self.positives, self.known, self.num_items, batch_size, rng
+            )
+        else:
+            rows = self.train if self.loss == "bce" else self.positives
+            yield from batches.pointwise(rows, batch_size, rng)
+
+    def num_rows(self) -> int:
+        """Rows of an epoch: interactions, or users."""
+        if self.loss == "softmax":
+            return int((self.liked.lengths() > 1).sum())
+        if self.loss == "triplet":
+            return int((self.disliked.lengths()[self.positives.user_rows] > 0).sum())
+        return len(self.train if self.loss == "bce" else self.positives)
+
+    def loss_of(self, model: TwoTower, batch: Batch) -> Tensor:
+        """The loss of one batch, ready for ``backward``."""
+        if isinstance(batch, UserBatch):
+            return self._softmax(model, batch)
+        return self._pairs(model, batch)
+
+    def _softmax(self, model: TwoTower, batch: UserBatch) -> Tensor:
+        device = self.users.ids.device
+        items = model.hide_ids(self.items.take(self._catalogue(device)))
+        embeddings = model.encode_items(items)
+        owners = torch.from_numpy(batch.history_owners).to(device)
+        history_items = torch.from_numpy(batch.history_items).to(device) - 1
+        packed = None
+        if model.history is not None:
+            counts = np.bincount(batch.history_owners, minlength=len(batch))
+            packed = PackedHistory(history_items, _offsets(counts, device), embeddings)
+        rows = torch.from_numpy(batch.user_rows).to(device)
+        users = model.encode_users(model.hide_ids(self.users.take(rows)), packed)
+        return losses.full_softmax(
+            model.user_vectors(users),
+            model.item_vectors(embeddings, items),
+            torch.from_numpy(batch.target_items).to(device) - 1,
+            torch.from_numpy(batch.target_owners).to(device),
+            excluded_rows=history_items,
+            excluded_users=owners,
+        )
+
+    def _catalogue(self, device: torch.device) -> Tensor:
+        return torch.arange(1, self.num_items + 1, device=device)
+
+    def _pairs(self, model: TwoTower, batch: PairBatch) -> Tensor:
+        device = self.users.ids.device
+        history_items, counts = np.empty(0, np.int64), np.zeros(len(batch), np.int64)
+        if model.history is not None:
+            history_items, counts = self._past(batch)
+        parts = [batch.item_rows, history_items]
+        if batch.other_rows is not None:
+            parts.insert(1, batch.other_rows)
+        # Each item of the batch goes through the tower once, however often it occurs.
+        unique, place = np.unique(np.concatenate(parts), return_inverse=True)
+        place = torch.from_numpy(place.astype(np.int64)).to(device)
+        table = model.hide_ids(self.items.take(torch.from_numpy(unique).to(device)))
+        embeddings = model.encode_items(table)
+        packed = None
+        if model.history is not None:
+            own = place[len(place) - len(history_items) :]
+            packed = PackedHistory(own, _offsets(counts, device), embeddings)
+            users = self._encode_users(model, batch.user_rows, packed)
+        else:
+            distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
+            users = self._encode_users(model, distinct, None)
+            # index_select adds its gradients up several times faster than indexing does.
+            users = users.index_select(0, torch.from_numpy(user_place).to(device))
+        size = len(batch)
+        if self.loss == "triplet":
+            liked = embeddings.index_select(0, place[:size])
+            disliked = embeddings.index_select(0, place[size : 2 * size])
+            return losses.triplet(users, liked, disliked, margin=self.config.margin)
+        item_vectors = model.item_vectors(embeddings, table)
+        own_items = item_vectors.index_select(0, place[:size])
+        vectors = model.user_vectors(users)
+        if self.loss == "in_batch_softmax":
+            return self._in_batch(vectors, own_items, batch)
+        scores = (vectors * own_items).sum(1)
+        if self.loss == "bpr":
+            other = (vectors * item_vectors.index_select(0, place[size : 2 * size])).sum(1)
+            return losses.bpr(scores, other)
+        labels = torch.from_numpy(batch.labels).to(device)
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+        return losses.binary_cross_entropy(model.logits(scores), labels, weights)
+
+    def _encode_users(
+        self, model: TwoTower, user_rows: np.ndarray, packed: PackedHistory | None
+    ) -> Tensor:
+        rows = torch.from_numpy(user_rows).to(self.users.ids.device)
+        return model.encode_users(model.hide_ids(self.users.take(rows)), packed)
+
+    def _in_batch(self, users: Tensor, items: Tensor, batch: PairBatch) -> Tensor:
+        is_hit = self.known.contain(batch.user_rows[:, None], batch.item_rows[None, :])
+        device = users.device
+        rows = torch.from_numpy(batch.item_rows).to(device)
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+        hits = torch.from_numpy(is_hit).to(device)
+        log_q = self.log_q.to(device)[rows]
+        return losses.in_batch_softmax(users, items, hits, log_q=log_q, weights=weights)
+
+    def _past(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Each row's history: the user's last liked items, the row's own item never among them."""
+        places, owners = self.liked.places(batch.user_rows)
+        items = self.liked.items[places].astype(np.int64)
+        kept = items != batch.item_rows[owners]
+        if self.liked.times is not None and batch.times is not None:
+            # Nothing later leaks into what was known then.
+            kept &= self.liked.times[places] < batch.times[owners]
+        items, owners = items[kept], owners[kept]
+        counts = np.bincount(owners, minlength=len(batch))
+        from_last = np.repeat(np.cumsum(counts), counts) - np.arange(len(items))
+        recent = from_last <= self.history_length
+        return items[recent], np.minimum(counts, self.history_length)
+
+
+def make_objective(
+    loss: Loss,
+    config: TrainingConfig,
+    users: FeatureTable,
+    items: FeatureTable,
+    train: Interactions,
+    *,
+    history_length: int,
+) -> Objective:
+    """Gather what the loss needs, and refuse data it can not learn from.
+
+    Raises:
+        DataError: labels all alike under bce, no dislikes under triplet, no positives.
+    """
+    num_users, num_items = len(users) - 1, len(items) - 1
+    positives = train.positives()
+    disliked = train.take(train.labels <= 0.5)
+    _require_learnable(loss, positives, disliked, num_items)
+    # A weight of zero for all would divide by nothing; it is a column that means nothing.
+    objective = Objective(
+        loss=loss,
+        config=config,
+        users=users,
+        items=items,
+        train=train,
+        liked=histories(positives, num_users=num_users),
+        positives=positives,
+        disliked=histories(disliked, num_users=num_users),
+        known=PositivePairs(positives.user_rows, positives.item_rows, num_items=num_items),
+        log_q=torch.from_numpy(log_share(positives.item_rows, num_items=num_items)),
+        history_length=history_length,
+    )
+    if objective.num_rows() == 0:
+        need = "a user with two liked items" if loss == "softmax" else "a user with both"
+        raise DataError(f"training.loss {loss!r} needs {need}; found none in train")
+    return objective
+
+
+def _require_learnable(
+    loss: Loss, positives: Interactions, disliked: Interactions, num_items: int
+) -> None:
+    if len(positives) == 0:
+        raise DataError(
+            "the labels in train are all 0: nothing is liked; check the label column"
+        )
+    if num_items < 2:
+        raise DataError("there is only one item: nothing to choose from")
+    if loss in {"bce", "triplet"} and len(disliked) == 0:
+        raise DataError(
+            f"the labels in train are all 1, and training.loss {loss!r} needs dislikes too; "
+            "set data.rating_threshold, or use loss 'softmax' or 'auto'"
+        )
+
+
+def _offsets(counts: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)).to(
+        device
+    )

@@ -1,0 +1,92 @@
+"""What ``auto`` means: the choices that the data makes where the config makes none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from twotower.config import Config, Loss
+from twotower.data.splits import Split
+from twotower.data.tables import Dataset
+from twotower.errors import ConfigError
+
+# Up to here every item can be a negative of every user.
+_FULL_SOFTMAX_ITEMS = 100_000
+# With fewer interactions than this, an id is learned by heart.
+_ENOUGH_FOR_AN_ID = 20
+_BATCH_SIZES: Mapping[Loss, int] = {
+    "bce": 256,
+    "triplet": 256,
+    "softmax": 256,
+    "bpr": 2048,
+    "in_batch_softmax": 2048,
+}
+
+
+def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
+    """Replace each ``auto`` by what the data asks for; the run's config.yaml shows it.
+
+    Raises:
+        ConfigError: nothing would tell users, or items, from one another.
+    """
+    train, model, training = parts.train, config.model, config.training
+    liked = train.labels > 0.5
+    loss = training.loss
+    if loss == "auto":
+        mixed = bool(liked.any() and not liked.all())
+        few_items = len(dataset.items) <= _FULL_SOFTMAX_ITEMS
+        loss = "bce" if mixed else "softmax" if few_items else "in_batch_softmax"
+    from_labels = loss in {"bce", "triplet"}
+    history = model.history
+    if history == "auto":
+        history = "none" if from_labels else "mean"
+    user_ids, item_ids = model.user_ids, model.item_ids
+    if user_ids == "auto":
+        often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
+        user_ids = history == "none" and (often or not dataset.users.values)
+    if item_ids == "auto":
+        often = _rows_each(train.item_rows) >= _ENOUGH_FOR_AN_ID
+        item_ids = not from_labels or often or not dataset.items.values
+    stop = training.early_stopping_metric
+    if stop == "auto":
+        stop = "loss" if loss == "bce" else "ndcg"
+    # A distance knows no bias.
+    item_bias = model.item_bias and bool(item_ids) and loss != "triplet"
+    batch_size = _BATCH_SIZES[loss] if training.batch_size == "auto" else training.batch_size
+    refit = not from_labels if training.refit == "auto" else training.refit
+    if not user_ids and history == "none" and not dataset.users.values:
+        raise ConfigError(
+            "model: users have no features, and with user_ids false and history 'none' nothing "
+            "tells one from another; allow one of them"
+        )
+    if not item_ids and not dataset.items.values:
+        raise ConfigError(
+            "model: items have no features, and with item_ids false nothing tells one from "
+            "another; set item_ids to true"
+        )
+    return config.model_copy(
+        update={
+            "model": model.model_copy(
+                update={
+                    "history": history,
+                    "user_ids": user_ids,
+                    "item_ids": item_ids,
+                    "item_bias": item_bias,
+                }
+            ),
+            "training": training.model_copy(
+                update={
+                    "loss": loss,
+                    "batch_size": batch_size,
+                    "early_stopping_metric": stop,
+                    "refit": refit,
+                }
+            ),
+            "data": config.data.model_copy(update={"split": parts.name}),
+        }
+    )
+
+
+def _rows_each(rows: np.ndarray) -> float:
+    return len(rows) / max(len(np.unique(rows)), 1)

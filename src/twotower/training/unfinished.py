@@ -1,0 +1,127 @@
+"""Where checkpoints lie until a run is whole, and whether they are of the same training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from twotower.config import Config
+from twotower.data.tables import Dataset
+from twotower.errors import ConfigError
+
+_PREFIX = ".unfinished-"
+_IDENTITY = "identity"
+
+
+def run_name(name: str, now: datetime) -> str:
+    """The directory of a run that begins now.
+
+    Raises:
+        ConfigError: a name that is no name of a directory.
+
+    >>> run_name("lab", datetime(2026, 1, 31, 12))
+    '20260131-120000-lab'
+    """
+    if not name or "/" in name or "\\" in name or "\0" in name:
+        raise ConfigError(
+            f"the run's name {name!r}: must be a name without slashes; give --name"
+        )
+    return f"{now:%Y%m%d-%H%M%S}-{name}"
+
+
+def finished_name(work: Path) -> str:
+    """The name that a finished run takes."""
+    return work.name.removeprefix(_PREFIX)
+
+
+def identity(dataset: Dataset, config: Config) -> str:
+    """What makes two trainings the same one: the data, how it is cut, and the settings.
+
+    Args:
+        config: with nothing left on "auto".
+    """
+    data = config.data
+    cut = (data.split, data.test_fraction, data.val_fraction)
+    settings = repr((config.model, config.training, cut))
+    return hashlib.sha256((settings + digest(dataset)).encode()).hexdigest()
+
+
+def digest(dataset: Dataset) -> str:
+    """A hash that tells whether data is the same: who met what, and all their features."""
+    total = hashlib.sha256()
+    for name, part in sorted(dataset.interactions.items()):
+        total.update(name.encode())
+        for array in (part.user_rows, part.item_rows, part.labels, part.times, part.weights):
+            total.update(b"" if array is None else _bytes(array))
+    for entities in (dataset.users, dataset.items):
+        total.update(_bytes(entities.ids))
+        for name, values in sorted(entities.values.items()):
+            total.update(f"{name} {entities.columns[name].kind}".encode())
+            total.update(_bytes(values))
+    return total.hexdigest()
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    if array.dtype == object:
+        return json.dumps(array.tolist()).encode()
+    return np.ascontiguousarray(array).tobytes()
+
+
+def find(into: Path, name: str, wanted: str) -> tuple[Path | None, str]:
+    """The newest unfinished training of that name and identity, and a sentence about it.
+
+    One of other settings or other data is left as it is.
+    """
+    pattern = re.compile(re.escape(_PREFIX) + r"\d{8}-\d{6}-" + re.escape(name))
+    there = sorted(into.iterdir(), reverse=True) if into.is_dir() else []
+    there = [path for path in there if pattern.fullmatch(path.name)]
+    for work in there:
+        if _identity_of(work) == wanted:
+            return work, f"going on with {work}"
+    if there:
+        return None, (
+            f"{there[0]}: is unfinished, but of other settings or other data; it is left as it "
+            "is and the training starts from the beginning"
+        )
+    return None, f"nothing unfinished named {name!r} in {into}; starting from the beginning"
+
+
+def _identity_of(work: Path) -> str:
+    try:
+        return (work / _IDENTITY).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def start(into: Path, name: str, identity: str) -> Path:
+    """A new place for the checkpoints of the run ``name``.
+
+    Raises:
+        ConfigError: a run of that name is there or being trained, or it can not be written.
+    """
+    work = into / f"{_PREFIX}{name}"
+    if (into / name).exists() or work.exists():
+        raise ConfigError(f"{into / name}: already exists; wait a second, or give another name")
+    try:
+        work.mkdir(parents=True)
+        (work / _IDENTITY).write_text(identity, encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise ConfigError(
+            f"{into}: can not be written ({error.strerror}); name another folder with --into"
+        ) from None
+    return work
+
+
+def leave(work: Path, *, keep_checkpoints: bool) -> bool:
+    """Clean up; returns whether there is something left to go on from."""
+    kept = keep_checkpoints and any(work.glob("*.safetensors"))
+    if not kept:
+        shutil.rmtree(work, ignore_errors=True)
+    return kept

@@ -1,0 +1,23 @@
+"""Shapes are checked in every test: jaxtyping's annotations, enforced by beartype."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Small products on busy cores are slower with two threads than with one.
+torch.set_num_threads(1)
+install_import_hook("twotower", "beartype.beartype")
+
+
+@pytest.fixture
+def data_sets() -> Path:
+    """Where public data sets lie."""
+    place = os.environ.get("TWOTOWER_DATA")
+    if not place or not Path(place).is_dir():
+        pytest.skip("set TWOTOWER_DATA to a folder of public data sets")
+    return Path(place)
