@@ -25,9 +25,9 @@ from twotower.config import Config, read_config
 from twotower.data.splits import split
 from twotower.data.synthetic import generate
 from twotower.data.tables import read
-from twotower.pipeline import resolve
 from twotower.training.learn import prepare
 from twotower.training.loop import Optimizers, Progress, epochs
+from twotower.training.resolve import resolve
 
 
 class RowByRow(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
@@ -115,9 +115,7 @@ def main() -> None:
     given = arguments.parse_args()
     config = read_config(given.config)
     patient = {"epochs": 10**5, "early_stopping_patience": 10**6}
-    config = config.model_copy(
-        update={"training": config.training.model_copy(update=patient)}
-    )
+    config = config.model_copy(update={"training": config.training.model_copy(update=patient)})
     with tempfile.TemporaryDirectory() as scratch:
         data = given.data or Path(scratch) / "lab"
         if given.data is None:
@@ -134,7 +132,9 @@ def main() -> None:
                 speeds[name].append(rows / (time.perf_counter() - started))
     print("| way | interactions/s (median) | least | most |\n|---|--:|--:|--:|")
     for name, each in speeds.items():
-        print(f"| {name} | {statistics.median(each):,.0f} | {min(each):,.0f} | {max(each):,.0f} |")
+        print(
+            f"| {name} | {statistics.median(each):,.0f} | {min(each):,.0f} | {max(each):,.0f} |"
+        )
     ratios = np.array(speeds["twotower"]) / np.array(speeds["the lab's way"])
     print(f"\nratio: {np.median(ratios):.1f} ({ratios.min():.1f} to {ratios.max():.1f})")
 

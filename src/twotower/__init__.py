@@ -5,14 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twotower.config import Config, parse_config, read_config
-    from twotower.data.tables import Dataset, read
-    from twotower.errors import ConfigError, DataError, RequestError, RunError, TwoTowerError
-    from twotower.model.two_tower import TwoTowerModel
-    from twotower.pipeline import evaluate, fit, train
-    from twotower.retrieval.recommendations import Recommendations
-    from twotower.retrieval.recommender import Recommender
-    from twotower.runs import load, save
+    from twotower.config import Config as Config
+    from twotower.config import parse_config as parse_config
+    from twotower.config import read_config as read_config
+    from twotower.data.tables import Dataset as Dataset
+    from twotower.data.tables import read as read
+    from twotower.errors import ConfigError as ConfigError
+    from twotower.errors import DataError as DataError
+    from twotower.errors import RequestError as RequestError
+    from twotower.errors import RunError as RunError
+    from twotower.errors import TwoTowerError as TwoTowerError
+    from twotower.model.two_tower import TwoTowerModel as TwoTowerModel
+    from twotower.pipeline import evaluate as evaluate
+    from twotower.pipeline import fit as fit
+    from twotower.pipeline import train as train
+    from twotower.retrieval.recommendations import Recommendations as Recommendations
+    from twotower.retrieval.recommender import Recommender as Recommender
+    from twotower.runs import load as load
+    from twotower.runs import save as save
 
 __version__ = "0.1.0"
 

@@ -147,7 +147,7 @@ def train(
         settings = settings.model_copy(update={"data": settings.data.model_copy(update=update)})
     if settings.data.data_path is None:
         raise ConfigError("no data: give --data DIR, or data.data_path in the config")
-    chosen = name or (config.stem if config else Path(settings.data.data_path).name)
+    chosen = name or (config.stem if config else Path(settings.data.data_path).resolve().name)
     with Bars(err) as bars:
         recommender, directory = pipeline.train(
             settings.data.data_path,
@@ -205,8 +205,9 @@ def recommend(
             )
         out.print(f"{into}: {count:,} rows", highlight=False)
         return
-    for user in users or []:
-        found = recommender.recommend([user], k, include_seen=include_seen)
+    # All before any is shown, so that an unknown user is not found out halfway.
+    lists = [(u, recommender.recommend([u], k, include_seen=include_seen)) for u in users or []]
+    for user, found in lists:
         show.recommendations(out, recommender, found, f"for {found.user_column}")
         show.evidence(out, recommender, user)
 
@@ -252,7 +253,14 @@ def list_runs(
     found = runs.list_runs(root)
     if not found:
         raise RunError(f"{root}: no runs there; `twotower train` makes one")
-    out.print(show.run_table([(path, runs.read_metrics(path)) for path in found]))
+    readable = []
+    for path in found:
+        try:
+            readable.append((path, runs.read_metrics(path)))
+        except RunError as error:
+            # One broken run must not hide the others.
+            _say("note", str(error), "yellow")
+    out.print(show.run_table(readable))
 
 
 def main() -> None:
@@ -260,17 +268,17 @@ def main() -> None:
     try:
         app()
     except TwoTowerError as error:
-        err.print(f"[bold red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        _say("error", str(error), "bold red")
         sys.exit(2)
     except KeyboardInterrupt:
-        err.print("interrupted; nothing was written")
+        _say("interrupted", "no run was written", "bold red")
         sys.exit(130)
 
 
-def _plain(text: str) -> str:
+def _say(what: str, text: str, style: str) -> None:
     from rich.markup import escape
 
-    return escape(text)
+    err.print(f"[{style}]{what}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

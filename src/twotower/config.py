@@ -85,8 +85,8 @@ class ModelConfig(Section):
         0.1,
         ge=0,
         le=1,
-        description="share of ids hidden in training, so that the other features learn to "
-        "carry users and items that have no id yet",
+        description="share of ids, and of whole histories, hidden in training, so that the "
+        "other features learn to carry users and items that have none yet",
     )
     category_dim: Width = Field(16, description="length of a category's embedding")
     text_dim: Width = Field(64, description="length of a text's embedding")
@@ -133,10 +133,10 @@ class TrainingConfig(Section):
     early_stopping_patience: Annotated[int, Field(ge=1)] = Field(
         10, description="epochs without a better validation value before it stops"
     )
-    refit: bool | Literal["auto"] = Field(
-        "auto",
+    refit: bool = Field(
+        True,
         description="train once more, on train and validation together, for the number of "
-        "epochs that validation chose; auto: yes, but for bce and triplet (the lab's way)",
+        "epochs that validation chose",
     )
     early_stopping_metric: Literal["auto", "loss", "ndcg"] = Field(
         "auto", description="auto: loss for bce (as the lab), ndcg@10 for the others"
@@ -147,7 +147,7 @@ class TrainingConfig(Section):
         lt=1,
         description="softmax: the share of a user's items that is history; the rest is target",
     )
-    margin: float = Field(0.5, gt=0, description="triplet: squared distance to keep")
+    margin: float = Field(1.0, gt=0, description="triplet: squared distance to keep")
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         42, description="of everything random: split, weights, order of the batches"
     )

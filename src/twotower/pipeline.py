@@ -87,7 +87,8 @@ def train(
         # A checkpoint is worth keeping where the training was stopped from outside; from
         # a mistake in data or settings it would only lead to the same mistake.
         is_mistake = isinstance(error, TwoTowerError) and not isinstance(error, RunError)
-        unfinished.leave(work, keep_checkpoints=not is_mistake)
+        if unfinished.leave(work, keep_checkpoints=not is_mistake):
+            watch.note(f"{work} keeps what was learned; train with resume to go on from there")
         raise
     unfinished.leave(work, keep_checkpoints=False)
     return recommender, directory
@@ -285,14 +286,16 @@ def _read_like(recommender: Recommender, source: Any) -> Dataset:
     """Read a data set, its features of the kinds that training took them for."""
     config = recommender.config.data
     dataset = read(source, config)
-    kinds = {
-        "users": _kinds_to_declare(recommender.user_encoders, dataset.users),
-        "items": _kinds_to_declare(recommender.item_encoders, dataset.items),
-    }
-    if not any(kinds.values()):
+    users = _kinds_to_declare(recommender.user_encoders, dataset.users)
+    items = _kinds_to_declare(recommender.item_encoders, dataset.items)
+    if not users and not items:
         return dataset
-    columns = {name: {**config.columns.get(name, {}), **kinds[name]} for name in kinds}  # type: ignore
-    return read(source, config.model_copy(update={"columns": {**config.columns, **columns}}))
+    columns = {
+        **config.columns,
+        "users": {**config.columns.get("users", {}), **users},
+        "items": {**config.columns.get("items", {}), **items},
+    }
+    return read(source, config.model_copy(update={"columns": columns}))
 
 
 def _kinds_to_declare(encoders: Encoders, entities: Entities) -> dict[str, Kind]:

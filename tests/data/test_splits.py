@@ -68,7 +68,8 @@ def test_in_a_split_by_time_nothing_later_comes_earlier(
     assert all(before < after for before, after in product(kept.times, held.times))
     # No more is held out than the share asks for, but for rows of the moment it falls in.
     later = int((log.times > held.times.min()).sum())
-    assert later < len(held) and later <= fraction * len(log) <= len(held) + 1
+    assert later < len(held)
+    assert later <= fraction * len(log) <= len(held) + 1
 
 
 @given(logs(), fractions)
@@ -230,7 +231,7 @@ def test_a_split_that_the_data_does_not_allow_is_refused(name: SplitName) -> Non
         with pytest.raises(DataError, match="is 'given' but there is no train part; expected"):
             split(world(), config, seed=0)
     else:
-        with pytest.raises(DataError, match="has its own train part, so data.split must be"):
+        with pytest.raises(DataError, match=r"has its own train part, so data\.split must be"):
             split(world(given_test=True, timed=True), config, seed=0)
     if name == "time":
         with pytest.raises(DataError, match="'time' but no column is a timestamp; declare one"):

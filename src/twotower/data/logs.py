@@ -61,13 +61,15 @@ def infer_log_columns(
 
 
 def _check_alike(logs: Logs, first: Table, columns: Mapping[str, Column]) -> list[str]:
-    """Each part of a given split needs what train has."""
+    """Each part of a given split needs the ids and labels that train has."""
     mistakes = []
     for log in logs.values():
         for column in columns.values():
             if column.kind == "ignore":
                 continue
             name, sql_type = column.name, log.types.get(column.name)
+            if sql_type is None and column.kind in {"timestamp", "weight", "rating"}:
+                continue
             if sql_type is None:
                 mistakes.append(
                     f"{log.short}: no column {name!r}, which {first.short} has; found "

@@ -21,7 +21,8 @@ Values = np.ndarray
 
 _LARGEST_WHOLE = 9.2e18
 _YES, _NO = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
-_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
+# A unit of time in microseconds: times the first, by the second.
+_MICROSECONDS = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,12 +66,10 @@ def moment_sql(column: Column) -> str:
             return f"epoch_us(try_strptime({sql}, {literal(pattern)}))"
         # With a zone, lest "+02:00" be read and dropped; the engine is in UTC.
         return f"epoch_us(TRY_CAST({sql} AS TIMESTAMPTZ))"
-    factor = _MICROSECONDS[pattern or "s"]
+    times, by = _MICROSECONDS[pattern or "s"]
     if is_integer(column.sql_type):
-        whole = f"TRY_CAST({sql} AS HUGEINT)"
-        scaled = f"{whole} * {int(factor)}" if factor >= 1 else f"{whole} // {int(1 / factor)}"
-        return f"TRY_CAST({scaled} AS BIGINT)"
-    return f"TRY_CAST(round(CAST({sql} AS DOUBLE) * {factor}) AS BIGINT)"
+        return f"TRY_CAST(TRY_CAST({sql} AS HUGEINT) * {times} // {by} AS BIGINT)"
+    return f"TRY_CAST(round_even(CAST({sql} AS DOUBLE) * {times / by}, 0) AS BIGINT)"
 
 
 def unit_of_time(largest: float) -> str:
@@ -195,14 +194,22 @@ def _seconds(column: Column, value: Any) -> float:
     elif isinstance(value, str):
         moment = _read_date(column, value)
     else:
-        unit = column.pattern if column.pattern in _MICROSECONDS else "s"
-        microseconds = round(_finite(value) * _MICROSECONDS[unit])
+        microseconds = _microseconds(column, value)
         if abs(microseconds) >= 2**63:
             raise ValueError("no time")
         return microseconds / 1e6
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     since = aware - _EPOCH
     return (since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds) / 1e6
+
+
+def _microseconds(column: Column, value: Any) -> int:
+    """A number in the column's own unit, by the same arithmetic as ``moment_sql``."""
+    times, by = _MICROSECONDS[column.pattern if column.pattern in _MICROSECONDS else "s"]
+    if isinstance(value, int) and is_integer(column.sql_type):
+        # Towards zero, as the engine divides.
+        return (abs(value) * times // by) * (1 if value >= 0 else -1)
+    return round(_finite(value) * (times / by))
 
 
 def _read_date(column: Column, text: str) -> datetime:

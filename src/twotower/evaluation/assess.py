@@ -124,8 +124,8 @@ def assess(
 ) -> dict[str, Any]:
     """Rankings and labels of the test part, ours and the baselines', with intervals.
 
-    The rows are those of ``dataset``; a user or item that the recommender does not know is
-    judged by its features.
+    The rows are those of ``dataset``. An item that the recommender does not know is judged by
+    its features; a user, by features and by what the parts before test say is liked.
     """
     report: dict[str, Any] = {
         "test_loss": None,
@@ -137,7 +137,8 @@ def assess(
         return report
     watch.stage("evaluation")
     known = parts.train.followed_by(parts.val)
-    users, items, is_candidate = _in_rows_of(recommender, dataset)
+    items, is_candidate = _items_in_rows_of(recommender, dataset)
+    users = _users_in_rows_of(recommender, dataset, known)
     report.update(_labels(recommender, users, items, parts.test))
     num_users, num_items = len(dataset.users), len(dataset.items)
     seen = histories(known, num_users=num_users)
@@ -194,22 +195,37 @@ def _summaries(
     return summary
 
 
-def _in_rows_of(recommender: Recommender, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
-    """User vectors, item vectors and candidates, in the rows of a data set."""
-    user_rows = recommender.users.rows(dataset.users.ids)
-    item_rows = recommender.items.rows(dataset.items.ids)
-    users = recommender.user_vectors[torch.from_numpy(np.concatenate([[0], user_rows]))]
-    new = np.flatnonzero(user_rows == 0)
+def _items_in_rows_of(recommender: Recommender, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Item vectors in the rows of a data set, and which may be recommended (row 0 left out)."""
+    rows = recommender.items.rows(dataset.items.ids)
+    vectors = recommender.item_vectors[torch.from_numpy(np.concatenate([[0], rows]))]
+    new = np.flatnonzero(rows == 0)
+    if len(new):
+        values = {name: each[new] for name, each in dataset.items.values.items()}
+        vectors[torch.from_numpy(new + 1)] = recommender.encode_items(values, len(new))
+    has_features = len(recommender.item_encoders.by_column) > 0
+    return vectors, torch.from_numpy(recommender.has_own_id[rows] | has_features)
+
+
+def _users_in_rows_of(
+    recommender: Recommender, dataset: Dataset, known: Interactions
+) -> Tensor:
+    """User vectors in the rows of a data set."""
+    rows = recommender.users.rows(dataset.users.ids)
+    vectors = recommender.user_vectors[torch.from_numpy(np.concatenate([[0], rows]))]
+    new = np.flatnonzero(rows == 0)
     if len(new):
         values = {name: each[new] for name, each in dataset.users.values.items()}
         table = recommender.user_encoders.encode(values, np.zeros(len(new), np.int64))
-        nothing = torch.empty(0, dtype=torch.int64)
-        offsets = torch.zeros(len(new) + 1, dtype=torch.int64)
-        users[torch.from_numpy(new + 1)] = recommender.encode_users(table, nothing, offsets)
-    items = recommender.item_vectors[torch.from_numpy(np.concatenate([[0], item_rows]))]
-    is_known = torch.from_numpy(item_rows > 0)
-    candidates = recommender.is_candidate()[torch.from_numpy(np.maximum(item_rows, 1) - 1)]
-    return users, items, candidates & is_known
+        item_rows = recommender.items.rows(dataset.items.ids)
+        liked = histories(known.positives(), num_users=len(dataset.users))
+        places, owners = liked.pack(new + 1)
+        items = item_rows[places - 1]
+        counts = np.bincount(owners[items > 0], minlength=len(new))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        packed = Histories(np.concatenate([[0], offsets]), items[items > 0].astype(np.int32))
+        vectors[torch.from_numpy(new + 1)] = recommender.encode_users(table, packed)
+    return vectors
 
 
 def _labels(

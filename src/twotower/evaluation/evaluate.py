@@ -176,10 +176,15 @@ def user_warning(held: HeldOut) -> list[str]:
     warm = int(held.is_warm.sum())
     if warm >= FEW_USERS:
         return []
+    if len(held) < FEW_USERS:
+        return [
+            f"only {len(held):,} test users: the intervals are wide and a comparison means "
+            "little; bring more data, or hold out more of it (data.test_fraction)"
+        ]
     return [
-        f"only {warm:,} of the {len(held):,} test users are known from training: the "
-        "intervals are wide and a comparison means little; hold out by user "
-        "(data.split: random_per_user) or bring more data"
+        f"only {warm:,} of the {len(held):,} test users are known from training: for these the "
+        "intervals are wide and a comparison means little; to measure on known users, hold out "
+        "by user (data.split: random_per_user)"
     ]
 
 

@@ -42,6 +42,11 @@ class FeatureLayer(nn.Module):
             + sum(table.embedding_dim for table in self.bag_tables)  # type: ignore[misc]
         )
 
+    def feature_tables(self) -> list[nn.Parameter]:
+        """The tables of categories, lists and texts: all but that of ids."""
+        named = self.named_parameters()
+        return [weight for name, weight in named if not name.startswith("id_table.")]
+
     def forward(
         self, table: FeatureTable
     ) -> tuple[Float[Tensor, "R W"], Float[Tensor, "R D"] | None]:

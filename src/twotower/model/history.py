@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int64
+import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,6 +29,14 @@ class PackedHistory:
     items: Int64[Tensor, " P"]
     offsets: Int64[Tensor, " B1"]
     embeddings: Float[Tensor, "M D"]
+
+    def only(self, is_kept: Bool[Tensor, " B"]) -> PackedHistory:
+        """The histories of some users; the others' are empty."""
+        counts = self.offsets[1:] - self.offsets[:-1]
+        kept = torch.repeat_interleave(is_kept, counts)
+        offsets = torch.zeros_like(self.offsets)
+        torch.cumsum(counts * is_kept, 0, out=offsets[1:])
+        return PackedHistory(self.items[kept], offsets, self.embeddings)
 
 
 class MeanHistory(nn.Module):

@@ -41,6 +41,8 @@ class TwoTower(nn.Module):
         sparse: whether gradients of the tables hold only the rows of the batch.
     """
 
+    slope: Tensor
+
     def __init__(
         self,
         user_shape: FeatureShape,
@@ -115,8 +117,16 @@ class TwoTower(nn.Module):
         """In training, forget some rows' ids, so that features learn to stand in for them."""
         if not self.training or self.id_dropout == 0:
             return table
-        shown = torch.rand(len(table), device=table.ids.device) >= self.id_dropout
-        return replace(table, ids=table.ids * shown)
+        return replace(table, ids=table.ids * self._is_shown(len(table), table.ids.device))
+
+    def hide_histories(self, history: PackedHistory) -> PackedHistory:
+        """In training, forget some users' whole histories, for the same reason."""
+        if not self.training or self.id_dropout == 0:
+            return history
+        return history.only(self._is_shown(len(history.offsets) - 1, history.items.device))
+
+    def _is_shown(self, count: int, device: torch.device) -> Tensor:
+        return torch.rand(count, device=device) >= self.id_dropout
 
     def user_vectors(self, embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D1"]:
         """Embeddings with the scale folded in and a 1 that meets the item's bias."""

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.entities import read_plain
-from twotower.data.features import Encoders
+from twotower.data.features import Encoders, FeatureTable
 from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.errors import DataError, RequestError
-from twotower.model.history import PackedHistory
 from twotower.model.two_tower import TwoTower
+from twotower.retrieval.encode import item_vectors, user_vectors
 from twotower.retrieval.index import ExactIndex
 from twotower.retrieval.recommendations import Recommendations
 
@@ -70,13 +70,12 @@ class Recommender:
         Raises:
             RequestError: users that are not known, or more items than there are.
         """
-        ids = [users] if isinstance(users, str | int | np.integer) else list(users)
+        ids = _listed(users)
         rows = self.users.rows(ids)
         unknown = [identity for identity, row in zip(ids, rows, strict=True) if row == 0]
         if unknown:
-            some = ", ".join(repr(i) for i in unknown[:5]) + (", ..." if unknown[5:] else "")
             raise RequestError(
-                f"{self.users.column}: {len(unknown)} unknown ({some}); this model knows "
+                f"{self.users.column}: {_some(unknown)}; this model knows "
                 f"{len(self.users):,} users. For somebody new call recommend_for with "
                 "features or a history"
             )
@@ -94,7 +93,7 @@ class Recommender:
         self,
         *,
         features: Mapping[str, Any] | None = None,
-        history: Iterable[Any] = (),
+        history: Any = (),
         k: int = 10,
         include_seen: bool = False,
     ) -> Recommendations:
@@ -102,12 +101,13 @@ class Recommender:
 
         Args:
             features: values of the users' columns.
-            history: ids of items the person liked, oldest first; unknown ones do not count.
+            history: an item that the person liked or several, oldest first; unknown ones do
+                not count.
 
         Raises:
             RequestError: a feature that does not exist or can not have that value.
         """
-        rows = self.items.rows(history)
+        rows = self.items.rows(_listed(history))
         rows = rows[rows > 0]
         vector = self.encode_person(features or {}, rows)
         seen = None if include_seen else (rows, np.zeros(len(rows), np.int64))
@@ -121,36 +121,40 @@ class Recommender:
             table = self.user_encoders.encode_request(features)
         except DataError as error:
             raise RequestError(str(error)) from None
-        offsets = torch.tensor([0, len(history_rows)])
-        return self.encode_users(table, torch.from_numpy(history_rows), offsets)
+        offsets = np.array([0, 0, len(history_rows)])
+        return self.encode_users(table, Histories(offsets, history_rows.astype(np.int32)))
 
-    def encode_users(
-        self, table: Any, items: Tensor, offsets: Tensor
-    ) -> Float32[Tensor, "B D"]:
-        """User vectors from rows of features and packed histories (item rows)."""
-        length = self.config.model.history_length
-        if len(offsets) == 2:
-            items = items[-length:]
-            offsets = torch.tensor([0, len(items)])
-        with torch.inference_mode():
-            packed = None
-            if self.model.history is not None:
-                packed = PackedHistory(items, offsets, self.item_vectors[:, :-1])
-            return self.model.user_vectors(self.model.encode_users(table, packed)).clone()
+    def encode_users(self, table: FeatureTable, liked: Histories) -> Float32[Tensor, "B D"]:
+        """The vectors of users never seen; row n of ``table`` has history n + 1."""
+        rows = np.arange(len(table))
+        recent = liked.latest(self.config.model.history_length)
+        shifted = Histories(recent.offsets[1:], recent.items)
+        return user_vectors(self.model, table, rows, shifted, self.item_vectors).clone()
+
+    def encode_items(
+        self, values: Mapping[str, np.ndarray], num_items: int
+    ) -> Float32[Tensor, "I D"]:
+        """The vectors of items never seen, from plain values (see ``Entities``)."""
+        table = self.item_encoders.encode(values, np.zeros(num_items, np.int64))
+        return item_vectors(self.model, table).clone()
 
     def similar_items(self, items: Any, k: int = 10) -> Recommendations:
         """The k items nearest to each item by the cosine of their embeddings, itself left out.
 
         Raises:
-            RequestError: items that are not known.
+            RequestError: items that are not known, or more than there are others.
         """
-        ids = [items] if isinstance(items, str | int | np.integer) else list(items)
+        ids = _listed(items)
+        if not 1 <= k < len(self.items):
+            raise RequestError(
+                f"k must be 1 to {len(self.items) - 1:,}, the number of other items; got {k}"
+            )
         rows = self.items.rows(ids)
         if (rows == 0).any():
             unknown = [i for i, row in zip(ids, rows, strict=True) if row == 0]
             raise RequestError(
-                f"{self.items.column}: {unknown[0]!r} is not among the {len(self.items):,} "
-                "items of this model; add it with add_items"
+                f"{self.items.column}: {_some(unknown)}; this model knows {len(self.items):,} "
+                "items. Add new ones with add_items"
             )
         unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
         own = torch.arange(len(rows))
@@ -175,7 +179,9 @@ class Recommender:
         for ids, rows, place in ((self.users, user_rows, 0), (self.items, item_rows, 1)):
             if (rows == 0).any():
                 first = listed[int(np.flatnonzero(rows == 0)[0])][place]
-                raise RequestError(f"{ids.column}: {first!r} is not known to this model")
+                raise RequestError(
+                    f"{ids.column}: {first!r} is not known to this model; score what it knows"
+                )
         return self.score_rows(user_rows, item_rows)
 
     def score_rows(
@@ -207,8 +213,7 @@ class Recommender:
         fresh = rows == 0
         codes = np.where(self.has_own_id[rows], rows, 0)
         encoded = self.item_encoders.encode(values, codes)
-        with torch.inference_mode():
-            vectors = self.model.item_vectors(self.model.encode_items(encoded), encoded)
+        vectors = item_vectors(self.model, encoded)
         changed = self.item_vectors.clone()
         changed[torch.from_numpy(rows[~fresh])] = vectors[torch.from_numpy(~fresh)]
         return replace(
@@ -286,3 +291,13 @@ class Recommender:
         for start in range(1, len(self.users) + 1, size):
             rows = np.arange(start, min(start + size, len(self.users) + 1))
             yield self.recommend_rows(rows, k, include_seen=include_seen)
+
+
+def _listed(ids: Any) -> list[Any]:
+    """One id or several, as several."""
+    return [ids] if isinstance(ids, str | int | np.integer) else list(ids)
+
+
+def _some(unknown: Sequence[Any]) -> str:
+    named = ", ".join(repr(identity) for identity in unknown[:5])
+    return f"{len(unknown):,} unknown ({named}{', ...' if unknown[5:] else ''})"

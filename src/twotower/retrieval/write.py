@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,23 +36,30 @@ def write_blocks(blocks: Iterator[Mapping[str, np.ndarray]], path: Path) -> int:
     rows = 0
     try:
         connection.execute(f"SET memory_limit = '{_MEMORY}'")
+        connection.execute(f"SET temp_directory = {engine.literal(f'{beside}.tmp')}")
         for number, block in enumerate(blocks):
+            count = len(next(iter(block.values())))
+            if count == 0 and number > 0:
+                continue
             connection.register("block", dict(block))
-            verb = "CREATE TEMP TABLE rows AS" if number == 0 else "INSERT INTO rows"
+            # A block without rows does not tell the types of its columns.
+            verb = "INSERT INTO rows" if rows else "CREATE OR REPLACE TEMP TABLE rows AS"
             connection.execute(f"{verb} SELECT * FROM block")
             connection.unregister("block")
-            rows += len(next(iter(block.values())))
+            rows += count
         target = engine.literal(str(beside))
         connection.execute(f"COPY rows TO {target} (FORMAT parquet, COMPRESSION zstd)")
         beside.replace(path)
     except (duckdb.Error, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RequestError(
-            f"{path}: can not be written ({reason}); nothing was left behind"
+            f"{path}: can not be written ({reason}); make room or name another place (nothing "
+            "was left behind)"
         ) from None
     finally:
-        beside.unlink(missing_ok=True)
         connection.close()
+        beside.unlink(missing_ok=True)
+        shutil.rmtree(f"{beside}.tmp", ignore_errors=True)
     return rows
 
 

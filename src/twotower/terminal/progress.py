@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
@@ -78,4 +79,4 @@ class Bars(Watch):
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar."""
-        self._console.print(f"[yellow]note[/] {text}", highlight=False)
+        self._console.print(f"[yellow]note[/] {escape(text)}", highlight=False)

@@ -81,13 +81,9 @@ class Optimizers:
 def _tables(model: TwoTower) -> tuple[list[Tensor], list[Tensor]]:
     """The tables of ids, which want large steps, and those of categories and texts."""
     layers = (model.user_features, model.item_features)
-    ids = [layer.id_table for layer in layers] + [model.item_bias]
-    features = [layer.code_table for layer in layers]
-    features += [table for layer in layers for table in layer.bag_tables]
-    return (
-        [table.weight for table in ids if table is not None],
-        [table.weight for table in features if table is not None],
-    )
+    tables = [layer.id_table for layer in layers] + [model.item_bias]
+    ids = [table.weight for table in tables if table is not None]
+    return list(ids), [weight for layer in layers for weight in layer.feature_tables()]
 
 
 def epochs(
@@ -131,7 +127,7 @@ def epochs(
         rows = 0
         for batch in objective.batches(batch_size, rng):
             loss = objective.loss_of(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizers.step()
             total += loss.detach().to("cpu", torch.float64) * len(batch)
             rows += len(batch)

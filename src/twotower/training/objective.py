@@ -91,8 +91,7 @@ class Objective:
         if model.history is not None:
             counts = np.bincount(batch.history_owners, minlength=len(batch))
             packed = PackedHistory(history_items, _offsets(counts, device), embeddings)
-        rows = torch.from_numpy(batch.user_rows).to(device)
-        users = model.encode_users(model.hide_ids(self.users.take(rows)), packed)
+        users = self._encode_users(model, batch.user_rows, packed)
         return losses.full_softmax(
             model.user_vectors(users),
             model.item_vectors(embeddings, items),
@@ -114,8 +113,8 @@ class Objective:
         if batch.other_rows is not None:
             parts.insert(1, batch.other_rows)
         # Each item of the batch goes through the tower once, however often it occurs.
-        unique, place = np.unique(np.concatenate(parts), return_inverse=True)
-        place = torch.from_numpy(place.astype(np.int64)).to(device)
+        unique, inverse = np.unique(np.concatenate(parts), return_inverse=True)
+        place = torch.from_numpy(inverse.astype(np.int64)).to(device)
         table = model.hide_ids(self.items.take(torch.from_numpy(unique).to(device)))
         embeddings = model.encode_items(table)
         packed = None
@@ -150,7 +149,8 @@ class Objective:
         self, model: TwoTower, user_rows: np.ndarray, packed: PackedHistory | None
     ) -> Tensor:
         rows = torch.from_numpy(user_rows).to(self.users.ids.device)
-        return model.encode_users(model.hide_ids(self.users.take(rows)), packed)
+        shown = packed and model.hide_histories(packed)
+        return model.encode_users(model.hide_ids(self.users.take(rows)), shown)
 
     def _in_batch(self, users: Tensor, items: Tensor, batch: PairBatch) -> Tensor:
         is_hit = self.known.contain(batch.user_rows[:, None], batch.item_rows[None, :])
@@ -162,7 +162,7 @@ class Objective:
         return losses.in_batch_softmax(users, items, hits, log_q=log_q, weights=weights)
 
     def _past(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Each row's history: the user's last liked items, the row's own item never among them."""
+        """Each row's history: the last items that the user liked, never the row's own."""
         places, owners = self.liked.places(batch.user_rows)
         items = self.liked.items[places].astype(np.int64)
         kept = items != batch.item_rows[owners]

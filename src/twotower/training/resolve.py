@@ -54,7 +54,6 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     # A distance knows no bias.
     item_bias = model.item_bias and bool(item_ids) and loss != "triplet"
     batch_size = _BATCH_SIZES[loss] if training.batch_size == "auto" else training.batch_size
-    refit = not from_labels if training.refit == "auto" else training.refit
     if not user_ids and history == "none" and not dataset.users.values:
         raise ConfigError(
             "model: users have no features, and with user_ids false and history 'none' nothing "
@@ -80,7 +79,6 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
                     "loss": loss,
                     "batch_size": batch_size,
                     "early_stopping_metric": stop,
-                    "refit": refit,
                 }
             ),
             "data": config.data.model_copy(update={"split": parts.name}),
