@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from twotower import pipeline
 from twotower.config import Config, parse_config
+from twotower.data.synthetic import generate
 from twotower.retrieval.recommender import Recommender
+from twotower.watch import Watch
 
 GENRES = ("jazz", "punk", "folk", "funk")
 NUM_USERS, NUM_ITEMS = 120, 48
@@ -72,9 +76,45 @@ def checkerboard(
     }
 
 
+def shop(num_customers: int = 60, num_goods: int = 40) -> dict[str, dict[str, Any]]:
+    """Tables with every kind of column, values missing among them, under names of their own."""
+    rng = np.random.default_rng(0)
+    people, goods = range(num_customers), range(num_goods)
+    pairs = rng.permutation(num_customers * num_goods)[: num_customers * 12]
+    day = np.datetime64("2024-01-01T00:00:00")
+    return {
+        "users": {
+            "customer": [f"c{n}" for n in people],
+            "age": [None if n % 9 == 0 else 20.5 + n for n in people],
+            "is_member": [n % 3 == 0 for n in people],
+            "region": [None if n % 7 == 0 else ("north", "south")[n % 2] for n in people],
+            "joined": day - np.arange(num_customers).astype("timedelta64[D]"),
+        },
+        "items": {
+            "sku": [1000 + n for n in goods],
+            "title": [f"the {GENRES[n % 4]} record number {n} of {50 + n}" for n in goods],
+            "tags": [[] if n % 5 == 0 else [GENRES[n % 4], "vinyl"] for n in goods],
+            "look": rng.normal(size=(num_goods, 3)).tolist(),
+            "price": [None if n % 8 == 0 else 5 + n / 4 for n in goods],
+            "released": [f"20{n % 24:02}-05-17" for n in goods],
+        },
+        "interactions": {
+            "customer": [f"c{n}" for n in (pairs // num_goods).tolist()],
+            "sku": 1000 + pairs % num_goods,
+            "bought_at": day + np.arange(len(pairs)).astype("timedelta64[h]"),
+        },
+    }
+
+
 def settings(**sections: dict[str, Any]) -> Config:
     """The small settings, changed where asked."""
     return parse_config({name: {**SMALL[name], **sections.get(name, {})} for name in SMALL})
+
+
+def planned(loss: str, **training: Any) -> pipeline.Plan:
+    """The checkerboard, cut, with the small settings; dislikes where the loss needs them."""
+    world = checkerboard(disliked=8 if loss in {"bce", "triplet"} else 0)
+    return pipeline.plan(world, settings(training={"loss": loss, **training}), Watch())
 
 
 @cache
@@ -83,6 +123,24 @@ def trained(loss: str = "softmax", *, text_ids: bool = False) -> Recommender:
     from_labels = loss in {"bce", "triplet"}
     world = checkerboard(disliked=8 if from_labels else 0, text_ids=text_ids)
     return pipeline.fit(world, settings(training={"loss": loss}))
+
+
+@cache
+def shopkeeper() -> Recommender:
+    """A recommender of the shop, hardly trained."""
+    return pipeline.fit(shop(), settings(training={"epochs": 2}))
+
+
+def lab(place: Path) -> tuple[Recommender, Path]:
+    """The teaching lab's world, small, in ``place / "lab"``, and a run trained on it."""
+    generate(place / "lab", num_users=400, num_items=200, num_interactions=12_000, seed=1)
+    config = settings(
+        model={"user_ids": False, "item_ids": False, "embedding_dim": 32},
+        training={"batch_size": 256, "epochs": 15, "early_stopping_patience": 4},
+        data={"split": "auto", "data_path": str(place / "lab")},
+    )
+    now = datetime(2026, 1, 31, 12)
+    return pipeline.train(place / "lab", config, into=place / "runs", name="lab", now=now)
 
 
 def genre_of(item_id: Any) -> int:

@@ -12,12 +12,27 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from twotower import __version__
 from twotower.errors import TwoTowerError
 
+
+class _Commands(TyperGroup):
+    """Each command ends with a word when it is interrupted; typer would end in silence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted", "before the end; no result was written", "bold red")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="twotower",
+    cls=_Commands,
     help="Two-tower recommendations: from three tables to lists that have proved their worth.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -29,7 +44,7 @@ err = Console(stderr=True)
 Run = Annotated[Path, typer.Argument(help="A run directory, as `twotower train` wrote it.")]
 Data = Annotated[Path | None, typer.Option(help="The data folder; default: the config's.")]
 Into = Annotated[Path | None, typer.Option(help="The Parquet file to write.")]
-K = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
+K = Annotated[int, typer.Option("-k", help="How many items, from 1.")]
 
 
 def _example(command: str) -> str:
@@ -49,10 +64,10 @@ def root(
 @app.command(epilog=_example("generate data/lab --users 1000 --items 500"))
 def generate(
     directory: Annotated[Path, typer.Argument(help="Where the tables go.")],
-    users: Annotated[int, typer.Option(min=1, help="How many users.")] = 1000,
-    items: Annotated[int, typer.Option(min=1, help="How many movies.")] = 500,
-    interactions: Annotated[int, typer.Option(min=1, help="How many ratings.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same world.")] = 42,
+    users: Annotated[int, typer.Option(help="How many users.")] = 1000,
+    items: Annotated[int, typer.Option(help="How many movies.")] = 500,
+    interactions: Annotated[int, typer.Option(help="How many ratings.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same world.")] = 42,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier world there.")] = False,
 ) -> None:
     """Make a world of movie ratings whose best possible score is known."""
@@ -270,9 +285,6 @@ def main() -> None:
     except TwoTowerError as error:
         _say("error", str(error), "bold red")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say("interrupted", "no run was written", "bold red")
-        sys.exit(130)
 
 
 def _say(what: str, text: str, style: str) -> None:

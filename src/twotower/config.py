@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from twotower.errors import ConfigError, join_mistakes
+from twotower.errors import ConfigError, join_mistakes, reason
 
 Kind = Literal[
     "user_id",
@@ -244,13 +244,19 @@ def read_config(path: Path) -> Config:
         raise ConfigError(
             f"{path}: no such config file; give the path of a YAML file"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can not be read ({error}); give a YAML text file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: can not be read ({reason(error)}); give a YAML text file"
+        ) from None
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid YAML ({problem}); mend that line") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(
+            f"{path}: not valid YAML ({place}{problem}); mend that line"
+        ) from None
     return parse_config(values, where=str(path))
 
 

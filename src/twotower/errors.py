@@ -12,6 +12,8 @@ is a ``ValueError`` or an ``assert``, not one of these.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 
 
@@ -33,6 +35,23 @@ class RunError(TwoTowerError):
 
 class RequestError(TwoTowerError):
     """A question that can not be answered as asked."""
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read or written, in the system's own words.
+
+    >>> reason(OSError(28, "No space left on device", "some/file"))
+    'No space left on device'
+    >>> reason(RuntimeError("I/O error: File too large (os error 27)"))
+    'File too large'
+    """
+    # The table engine and safetensors say the number somewhere in a longer text.
+    number = re.search(r"(?:errno\W+|os error )(\d+)", str(error))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if number:
+        return os.strerror(int(number.group(1)))
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def join_mistakes(where: str, mistakes: Sequence[str]) -> str:

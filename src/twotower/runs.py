@@ -40,7 +40,7 @@ from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.data.schema import Column
 from twotower.data.writing import write_parquet
-from twotower.errors import RunError, TwoTowerError
+from twotower.errors import RunError, TwoTowerError, reason
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.recommender import Recommender
 
@@ -62,10 +62,9 @@ def save(recommender: Recommender, directory: Path) -> Path:
         _write(recommender, beside)
         beside.rename(directory)
     except (OSError, SafetensorError, duckdb.Error, TwoTowerError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RunError(
-            f"{directory}: can not be written ({reason}); make room or name another place "
-            "(nothing was left behind)"
+            f"{directory}: can not be written ({reason(error)}); make room or name another "
+            "place (nothing was left behind)"
         ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -11,7 +11,16 @@ import pytest
 
 from twotower.errors import DataError, RequestError
 from twotower.retrieval.recommender import Recommender
-from worlds import GENRES, NUM_ITEMS, NUM_USERS, checkerboard, genre_of, trained
+from worlds import (
+    GENRES,
+    NUM_ITEMS,
+    NUM_USERS,
+    checkerboard,
+    genre_of,
+    shop,
+    shopkeeper,
+    trained,
+)
 
 EVERYBODY = list(range(100, 100 + NUM_USERS))
 
@@ -262,6 +271,16 @@ class TestAddItems:
         larger = recommender.add_items({"item_id": [999], "genre": ["folk"]})
         assert np.isnan(larger.item_values["year"][-1])
         assert 999 in items_of(larger, features={"taste": "folk"}, k=13)
+
+    @pytest.mark.parametrize("column", ["title", "tags", "look", "price", "released"])
+    def test_a_missing_column_of_any_kind_is_missing_for_all(self, column: str) -> None:
+        record = {name: values[:1] for name, values in shop()["items"].items()}
+        record = {**record, "sku": [7], "tags": [["jazz"]]}
+        larger = shopkeeper().add_items({n: v for n, v in record.items() if n != column})
+        assert 7 in items_of(larger, k=41)
+        [*known, new] = larger.item_values[column].tolist()
+        np.testing.assert_equal(known, shopkeeper().item_values[column].tolist())
+        assert new is None or np.isnan(new).all()
 
     @pytest.mark.parametrize(
         ("table", "problem"),

@@ -104,9 +104,11 @@ def check_features(
             problem = f"values that are no time (known: {', '.join(DATE_FORMATS)})"
         elif column.kind == "vector":
             if not facts[name].list_length and facts[name].num_values:
+                shortest, longest = (table.value(f"{m}(len({sql}))") for m in ("min", "max"))
                 mistakes.append(
                     f"{table.short}: column {name!r} is declared a vector, but its lists are "
-                    "empty or differ in length; mend them or declare the column 'ignore'"
+                    f"empty or differ in length ({shortest:,} to {longest:,} numbers); mend "
+                    "them or declare the column 'ignore'"
                 )
             numbers = f"TRY_CAST({sql} AS FLOAT[])"
             good = f"len(list_filter({numbers}, lambda x: x IS NULL OR NOT isfinite(x))) = 0"

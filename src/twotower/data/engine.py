@@ -68,6 +68,8 @@ def connect() -> duckdb.DuckDBPyConnection:
     engine = duckdb.connect()
     engine.execute("SET enable_progress_bar = false")
     engine.execute("SET TimeZone = 'UTC'")
+    # What a column of Python's objects is, all of it says: of a sample, each list may be empty.
+    engine.execute("SET pandas_analyze_sample = 4_294_967_296")
     return engine
 
 
@@ -238,6 +240,9 @@ def _plain_view(engine: duckdb.DuckDBPyConnection, name: str, source: str) -> Ta
     raw = quote(f"{name} raw")
     changed = []
     for column, sql_type in _types(engine, raw, source).items():
+        if "\0" in column:
+            # The engine's own bindings end the name there.
+            raise DataError(f"{source}: column {column!r} has a NUL in its name; rename it")
         sql = quote(column)
         if sql_type in {"FLOAT", "DOUBLE"}:
             changed.append(f"CASE WHEN NOT isnan({sql}) THEN {sql} END AS {sql}")

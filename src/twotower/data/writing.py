@@ -5,15 +5,15 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 import numpy as np
 from jaxtyping import Shaped
 
-from twotower.data.engine import literal
-from twotower.errors import DataError
+from twotower.data.engine import connect, literal
+from twotower.errors import DataError, reason
 
 Progress = Callable[[str, float], None]
 """Is told the stage, and the share (0 to 1) of the whole work that is done."""
@@ -34,24 +34,30 @@ def whole_directory(
     """
     target = Path(target).resolve()
     part = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
+    made: list[Path] = []
     try:
         _refuse_taken(target, own_files, overwrite)
+        made = [folder for folder in target.parents if not folder.exists()]
         part.mkdir(parents=True)
         yield part
         _refuse_taken(target, own_files, overwrite)  # somebody may have come first
         _take_place(part, target)
     except (OSError, MemoryError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise DataError(
-            f"{target}: can not be written: {error}; make room, ask for less or name another "
-            "directory (nothing was left behind)"
+            f"{target}: can not be written: {reason(error)}; make room, ask for less or name "
+            "another directory (nothing was left behind)"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        for folder in made:
+            # One that holds something by now stays.
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_parquet(table: Mapping[str, Shaped[np.ndarray, " N"]], path: Path) -> None:
     """Writes columns of equal length as one Parquet file, in their order and types."""
-    with duckdb.connect() as connection:
+    with connect() as connection:
         connection.register("columns_", dict(table))
         target = literal(str(path))
         connection.execute(f"COPY (SELECT * FROM columns_) TO {target} (FORMAT parquet)")

@@ -37,7 +37,7 @@ def fit_line(
         if np.abs(step).max() < 1e-10:
             break
     if weights[0] <= 0:
-        mean = float(soft.mean())
-        return 1e-6, float(np.log(mean / (1 - mean)))
+        mean = soft.mean()
+        weights = np.array([1e-6, np.log(mean / (1 - mean))])
     slope = float(weights[0]) / spread
     return slope, float(weights[1]) - slope * center

@@ -21,7 +21,8 @@ class Dropout(nn.Module):
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
-        self._threshold = round(256 * share)
+        # A share below 1 leaves something, be it a unit in 256.
+        self._threshold = min(round(256 * share), 255)
 
     def forward(self, values: Tensor) -> Tensor:
         """Drop units in training; nothing else changes them."""

@@ -5,7 +5,8 @@ temperature and item bias into the vectors. ``temperature`` serves those who com
 of their own. The order is always ``score / temperature``, then ``- log_q``, then masks: a
 ``log_q`` divided by the temperature corrects for popularity ``1 / temperature`` times over.
 
-With ``weights`` (not negative, not all zero) a mean is ``sum(weight * loss) / sum(weight)``.
+With ``weights`` (not negative) a mean is ``sum(weight * loss) / sum(weight)``, and 0 where all
+are 0.
 
 The softmax losses never hold all logits: they take a few users at a time in one buffer and
 make the gradients on the way, in the forward pass. So they can be differentiated once only.
@@ -222,9 +223,9 @@ def full_softmax(
 
 
 def _shares(weights: Tensor | None, like: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Weights that sum to 1."""
+    """Weights that sum to 1, or are all 0."""
     weights = torch.ones_like(like) if weights is None else weights
-    return weights / weights.sum()
+    return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def _cross_entropy(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from twotower.model.dropout import Dropout
+
+_NEARLY_ZERO = 1e-3
 
 
 class Tower(nn.Module):
@@ -48,4 +49,14 @@ class Tower(nn.Module):
     def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B D"]:
         """Features -> embeddings."""
         embedding: Tensor = self.output(self.hidden(features))
-        return functional.normalize(embedding, dim=1) if self.normalize else embedding
+        return unit(embedding) if self.normalize else embedding
+
+
+def unit(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """Embeddings of length 1; one that is nearly zero stays short.
+
+    Of whom nothing is known the embedding may be zero, where the direction has no gradient: a
+    division by the bare length would multiply it by the largest number there is.
+    """
+    length = (embeddings.square().sum(1, keepdim=True) + _NEARLY_ZERO**2).sqrt()
+    return embeddings / length

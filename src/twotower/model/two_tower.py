@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from twotower.config import ModelConfig
 from twotower.data.features import FeatureShape, FeatureTable
 from twotower.model.features import FeatureLayer
 from twotower.model.history import MeanHistory, PackedHistory
-from twotower.model.tower import Tower
+from twotower.model.tower import Tower, unit
 
 _LARGEST_LOG_SCALE = math.log(100.0)
 
@@ -111,7 +110,7 @@ class TwoTower(nn.Module):
 
     def _finish(self, through: Tensor, around: Tensor | None) -> Tensor:
         embedding = through if around is None else through + around
-        return functional.normalize(embedding, dim=1) if self.normalize else embedding
+        return unit(embedding) if self.normalize else embedding
 
     def hide_ids(self, table: FeatureTable) -> FeatureTable:
         """In training, forget some rows' ids, so that features learn to stand in for them."""

@@ -230,7 +230,8 @@ class Recommender:
         every = {}
         for name, old in self.item_values.items():
             nothing = None if old.dtype == object else np.nan
-            new = values.get(name, np.full(len(rows), nothing, dtype=old.dtype))
+            missing = np.full((len(rows), *old.shape[1:]), nothing, dtype=old.dtype)
+            new = values.get(name, missing)
             changed = old.copy()
             changed[rows[~fresh] - 1] = new[~fresh]
             every[name] = np.concatenate([changed, new[fresh]])

@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 
 from twotower.data import engine
-from twotower.errors import RequestError
+from twotower.errors import RequestError, reason
 from twotower.retrieval.recommender import Recommender
 
 # The engine keeps up to this and puts the rest into its temporary folder.
@@ -51,10 +51,9 @@ def write_blocks(blocks: Iterator[Mapping[str, np.ndarray]], path: Path) -> int:
         connection.execute(f"COPY rows TO {target} (FORMAT parquet, COMPRESSION zstd)")
         beside.replace(path)
     except (duckdb.Error, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise RequestError(
-            f"{path}: can not be written ({reason}); make room or name another place (nothing "
-            "was left behind)"
+            f"{path}: can not be written ({reason(error)}); make room or name another place "
+            "(nothing was left behind)"
         ) from None
     finally:
         connection.close()

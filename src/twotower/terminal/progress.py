@@ -30,6 +30,8 @@ class Bars(Watch):
             TextColumn("{task.fields[said]}"),
             console=console,
             transient=True,
+            # Into a file a bar is a blank line.
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
         self._said = ""
@@ -79,4 +81,4 @@ class Bars(Watch):
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar."""
-        self._console.print(f"[yellow]note[/] {escape(text)}", highlight=False)
+        self._console.print(f"[yellow]note[/] {escape(text)}", highlight=False, soft_wrap=True)

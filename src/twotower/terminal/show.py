@@ -31,7 +31,8 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
         console.print(_ranking_table(f"test, {count:,} {group} users", summary))
         console.print(_verdict(summary), highlight=False)
     for warning in measured.get("warnings", []):
-        console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+        said = f"[yellow]warning[/] {escape(warning)}"
+        console.print(said, highlight=False, soft_wrap=True)
     if measured.get("test_auc") is not None:
         console.print(_labels_table(measured))
 

@@ -98,12 +98,18 @@ def triplets(
 
 
 def whole_users(
-    liked: Histories, share: float, batch_size: int, rng: np.random.Generator
+    liked: Histories,
+    share: float,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    is_distinct: bool = False,
 ) -> Iterator[UserBatch]:
     """Every user with two items or more once, the items parted at random.
 
     Args:
         share: of a user's items that become history; at least one becomes a target.
+        is_distinct: that no user has an item twice, which saves looking for those.
     """
     users = np.flatnonzero(liked.lengths() > 1)
     for chosen in _shuffled(len(users), batch_size, rng):
@@ -115,6 +121,11 @@ def whole_users(
             # A user with nothing left to find gives up the last item.
             last = np.cumsum(np.bincount(owners, minlength=len(rows))) - 1
             is_history[last[spared]] = False
+        if not is_distinct:
+            # An item met twice must not be found from itself.
+            pairs = owners * (int(items.max()) + 1) + items
+            _, pair = np.unique(pairs, return_inverse=True)
+            is_history &= ~(np.bincount(pair, ~is_history) > 0)[pair]
         yield UserBatch(
             rows,
             items[is_history].astype(np.int64),

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from twotower.errors import RunError
+from twotower.errors import RunError, reason
 from twotower.model.two_tower import TwoTower
 from twotower.training.loop import Optimizers, Progress
 
@@ -51,10 +51,9 @@ def save_checkpoint(
             os.fsync(file.fileno())
         beside.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RunError(
-            f"{path}: the checkpoint can not be written ({reason}); make room or name another "
-            "place"
+            f"{path}: the checkpoint can not be written ({reason(error)}); make room or name "
+            "another place"
         ) from None
     finally:
         beside.unlink(missing_ok=True)
@@ -63,16 +62,25 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: TwoTower, optimizers: Optimizers, *, of: str
 ) -> Progress | None:
-    """Put the state back; None where there is no such file or it is of another training."""
+    """Put the state back; None where there is no such file or it is of another training.
+
+    Raises:
+        RunError: it is there and can not be read.
+    """
     try:
         with safe_open(str(path), "pt", device="cpu") as file:
-            about = json.loads(file.metadata()["about"])
+            about = json.loads((file.metadata() or {})["about"])
             if about["of"] != of:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (FileNotFoundError, SafetensorError):
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
         # A kill leaves a whole file, so a broken one is none of ours.
         return None
+    except OSError as error:
+        raise RunError(
+            f"{path}: the checkpoint can not be read ({reason(error)}); mend that, or train "
+            "without resume"
+        ) from None
     model.load_state_dict(_part(tensors, "model/"))
     states: list[dict[int, dict[str, Tensor | int]]] = [{} for _ in optimizers.parts]
     for key, value in _part(tensors, "optimizer/").items():

@@ -55,7 +55,11 @@ class Objective:
         """An epoch."""
         if self.loss == "softmax":
             yield from batches.whole_users(
-                self.liked, self.config.history_share, batch_size, rng
+                self.liked,
+                self.config.history_share,
+                batch_size,
+                rng,
+                is_distinct=len(self.known) == len(self.positives),
             )
         elif self.loss == "triplet":
             yield from batches.triplets(self.positives, self.disliked, batch_size, rng)
@@ -188,13 +192,18 @@ def make_objective(
     """Gather what the loss needs, and refuse data it can not learn from.
 
     Raises:
-        DataError: labels all alike under bce, no dislikes under triplet, no positives.
+        DataError: labels all alike under bce, no dislikes under triplet, no positives, or
+            weights all 0.
     """
     num_users, num_items = len(users) - 1, len(items) - 1
     positives = train.positives()
     disliked = train.take(train.labels <= 0.5)
     _require_learnable(loss, positives, disliked, num_items)
-    # A weight of zero for all would divide by nothing; it is a column that means nothing.
+    if train.weights is not None and not train.weights.any():
+        raise DataError(
+            "the weights in train are all 0: nothing counts; mend that column or declare it "
+            "'ignore'"
+        )
     objective = Objective(
         loss=loss,
         config=config,
@@ -219,10 +228,14 @@ def _require_learnable(
 ) -> None:
     if len(positives) == 0:
         raise DataError(
-            "the labels in train are all 0: nothing is liked; check the label column"
+            "the labels in train are all 0: nothing is liked; check the label column, or lower "
+            "data.rating_threshold"
         )
     if num_items < 2:
-        raise DataError("there is only one item: nothing to choose from")
+        raise DataError(
+            "the items: there is only one, which leaves nothing to choose from; bring "
+            "interactions with several"
+        )
     if loss in {"bce", "triplet"} and len(disliked) == 0:
         raise DataError(
             f"the labels in train are all 1, and training.loss {loss!r} needs dislikes too; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from datetime import datetime
@@ -17,6 +18,8 @@ from twotower.errors import ConfigError
 
 _PREFIX = ".unfinished-"
 _IDENTITY = "identity"
+# File systems allow 255, of which time and prefix take some.
+_LONGEST_NAME = 200
 
 
 def run_name(name: str, now: datetime) -> str:
@@ -28,9 +31,11 @@ def run_name(name: str, now: datetime) -> str:
     >>> run_name("lab", datetime(2026, 1, 31, 12))
     '20260131-120000-lab'
     """
-    if not name or "/" in name or "\\" in name or "\0" in name:
+    is_long = len(os.fsencode(name)) > _LONGEST_NAME
+    if not name or is_long or "/" in name or "\\" in name or "\0" in name:
         raise ConfigError(
-            f"the run's name {name!r}: must be a name without slashes; give --name"
+            f"the run's name {name!r}: must be a name without slashes, of up to "
+            f"{_LONGEST_NAME} bytes; give --name"
         )
     return f"{now:%Y%m%d-%H%M%S}-{name}"
 
@@ -81,6 +86,11 @@ def find(into: Path, name: str, wanted: str) -> tuple[Path | None, str]:
     pattern = re.compile(re.escape(_PREFIX) + r"\d{8}-\d{6}-" + re.escape(name))
     there = sorted(into.iterdir(), reverse=True) if into.is_dir() else []
     there = [path for path in there if pattern.fullmatch(path.name)]
+    for work in there[:]:
+        if (into / finished_name(work)).exists():
+            # Killed between the end of the run and the end of its checkpoints.
+            leave(work, keep_checkpoints=False)
+            there.remove(work)
     for work in there:
         if _identity_of(work) == wanted:
             return work, f"going on with {work}"

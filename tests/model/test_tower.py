@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from twotower.model.tower import Tower
+
+FEATURES, DIM = 6, 5
+widths = st.lists(st.integers(1, 9), max_size=3)
+
+
+def features(rows: int = 7, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, FEATURES, generator=torch.Generator().manual_seed(seed))
+
+
+def tower(hidden: list[int], *, dropout: float = 0.0, normalize: bool = False) -> Tower:
+    torch.manual_seed(3)
+    made = Tower(FEATURES, hidden, DIM, dropout=dropout, normalize=normalize)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter)
+    return made
+
+
+def by_hand(model: Tower, values: torch.Tensor) -> torch.Tensor:
+    *hidden, last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    for layer in hidden:
+        values = (values @ layer.weight.T + layer.bias).clamp(min=0)
+    return values @ last.weight.T + last.bias
+
+
+@settings(deadline=None)
+@given(widths)
+def test_a_tower_is_matrix_products_with_what_is_below_zero_cut_between_them(
+    hidden: list[int],
+) -> None:
+    model = tower(hidden)
+    torch.testing.assert_close(model(features()), by_hand(model, features()))
+
+
+@settings(deadline=None)
+@given(widths)
+def test_a_normalized_embedding_has_length_one_and_the_same_direction(
+    hidden: list[int],
+) -> None:
+    plain, unit = tower(hidden), tower(hidden, normalize=True)
+    long, short = plain(features()), unit(features())
+    torch.testing.assert_close(short.norm(dim=1), torch.ones(7))
+    torch.testing.assert_close(short * long.norm(dim=1, keepdim=True), long)
+
+
+def test_an_embedding_of_zeros_stays_a_number() -> None:
+    model = Tower(FEATURES, [], DIM, dropout=0.0, normalize=True)
+    nn.init.zeros_(model.output.weight)
+    assert torch.equal(model(features()), torch.zeros(7, DIM))
+
+
+def test_hidden_units_are_dropped_in_training_only() -> None:
+    model, values = tower([64], dropout=0.5), features()
+    assert not torch.equal(model(values), model(values))
+    torch.testing.assert_close(model.eval()(values), by_hand(model, values))
+    assert torch.equal(tower([], dropout=0.5)(values), tower([])(values))

@@ -1,0 +1,96 @@
+"""The command line in real processes: cold ones, and warm ones for tests that need many."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+# Children work on small data, and threads of one would wait for those of another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+_SERVER = multiprocessing.get_context("forkserver")
+# All that a command imports, but for the command line itself, which asks for the width first.
+_SERVER.set_forkserver_preload(
+    [
+        "__main__",
+        "typer",
+        "torch._dynamo",
+        "twotower.pipeline",
+        "twotower.terminal.inspection",
+        "twotower.terminal.progress",
+        "twotower.terminal.show",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def cold(command: str, place: Path) -> Done:
+    """Run ``twotower COMMAND`` in a folder as a shell would."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("twotower")), *shlex.split(command)],
+        cwd=place,
+        env={**os.environ, "COLUMNS": "140"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Warm:
+    """``twotower COMMAND`` in a process of its own, forked from one that has the imports.
+
+    It differs from a cold one in that it starts at once.
+
+    Args:
+        place: the folder it runs in; what it says goes into files beside that.
+        largest_file: bytes after which the disk is full.
+    """
+
+    def __init__(self, command: str, place: Path, *, largest_file: int | None = None) -> None:
+        self._said = [place.with_name(f"{place.name}.{name}") for name in ("out", "err")]
+        for path in self._said:
+            path.write_bytes(b"")
+        arguments = (shlex.split(command), str(place), list(map(str, self._said)), largest_file)
+        self.process: ForkServerProcess = _SERVER.Process(target=_run, args=arguments)
+        self.process.start()
+
+    def wait(self) -> Done:
+        """Its end."""
+        self.process.join()
+        code = self.process.exitcode
+        assert code is not None
+        out, err = (path.read_text(encoding="utf-8") for path in self._said)
+        return Done(code, out, err)
+
+
+def warm(command: str, place: Path, *, largest_file: int | None = None) -> Done:
+    """Run ``twotower COMMAND`` in a folder, without the wait for imports."""
+    return Warm(command, place, largest_file=largest_file).wait()
+
+
+def _run(arguments: list[str], place: str, said: list[str], largest_file: int | None) -> None:
+    os.chdir(place)
+    for number, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    os.environ["COLUMNS"] = "140"
+    sys.argv = ["twotower", *arguments]
+    from twotower.cli import main
+
+    main()

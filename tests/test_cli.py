@@ -1,0 +1,414 @@
+"""The command line as people meet it: processes, exit codes, files and screens."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars
+import pytest
+import yaml
+from typer.main import get_command
+
+import twotower
+from bad_inputs import SHOP, TRAIN, prepare
+from bad_inputs import settings as write_settings
+from bad_inputs import table as write_table
+from processes import Done, Warm, cold, warm
+from twotower.cli import app
+from twotower.retrieval.recommender import Recommender
+from twotower.runs import list_runs
+
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+LAB = "data/recommendations/v1"
+ROOT = Path(__file__).parents[1]
+
+
+# --- the whole way, on the lab's own layout and settings
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the lab's."""
+    place = tmp_path_factory.mktemp("lab") / "lab"
+    (place / "config").mkdir(parents=True)
+    shutil.copy(ROOT / "config" / "ranking_config.yaml", place / "config")
+    return place
+
+
+@pytest.fixture(scope="module")
+def story(lab: Path) -> dict[str, Done]:
+    """What each command said, one after the other."""
+    said = {"generate": cold(f"generate {LAB} --users 60 --items 30 --interactions 900", lab)}
+    said["inspect"] = cold(f"inspect {LAB}", lab)
+    said["train"] = cold("train --config config/ranking_config.yaml", lab)
+    [run] = (lab / "runs").iterdir()
+    said["evaluate"] = cold(f"evaluate {run}", lab)
+    said["recommend"] = cold(f"recommend {run} 3 7 -k 4", lab)
+    said["recommend all"] = warm(f"recommend {run} --all -k 5 --into all.parquet", lab)
+    said["recommend seen"] = warm(f"recommend {run} 3 -k 30 --include-seen", lab)
+    said["similar"] = cold(f"similar {run} 7 -k 3", lab)
+    said["embed users"] = warm(f"embed {run} users --into users.parquet", lab)
+    said["embed items"] = cold(f"embed {run} items --into items.parquet", lab)
+    said["runs"] = cold("runs", lab)
+    return said
+
+
+@pytest.fixture(scope="module")
+def recommender(lab: Path, story: dict[str, Done]) -> Recommender:
+    """The run that was trained, read in Python."""
+    [run] = (lab / "runs").iterdir()
+    return twotower.load(run)
+
+
+def listed(screen: str) -> list[list[str]]:
+    """The cells of a screen's tables that begin with a number."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in screen.splitlines()]
+    return [row for row in rows if row and row[0].isdigit()]
+
+
+def test_every_step_ends_well_and_complains_of_nothing(story: dict[str, Done]) -> None:
+    assert {name: (done.code, done.err) for name, done in story.items()} == dict.fromkeys(
+        story, (0, "")
+    )
+
+
+def test_generate_says_what_it_made_and_how_good_a_model_can_be(
+    lab: Path, story: dict[str, Done]
+) -> None:
+    rows = len(polars.read_parquet(lab / LAB / "train" / "interactions.parquet"))
+    best = json.loads((lab / LAB / "oracle.json").read_text())["splits"]["test"]["auc"]
+    assert f"60 users, 30 movies, {rows} train," in story["generate"].out
+    assert f"best possible on test: AUC {best:.4f}" in story["generate"].out
+
+
+def test_inspect_says_what_each_column_was_taken_for(story: dict[str, Done]) -> None:
+    for pattern in (
+        r"age +numeric",
+        r"gender_F +boolean",
+        r"movie_id +item_id",
+        r"label +label",
+    ):
+        assert re.search(pattern, story["inspect"].out)
+
+
+def test_the_labs_settings_give_the_labs_files(lab: Path, story: dict[str, Done]) -> None:
+    [run] = (lab / "runs").iterdir()
+    assert run.name.endswith("-ranking_config")
+    metrics = json.loads((run / "metrics.json").read_text())
+    history = json.loads((run / "history.json").read_text())
+    used = yaml.safe_load((run / "config.yaml").read_text())
+    assert {"test_loss", "test_accuracy", "test_auc"} <= metrics.keys()
+    assert {"train_loss", "val_loss", "val_auc"} <= history.keys()
+    for section, values in yaml.safe_load(
+        (lab / "config/ranking_config.yaml").read_text()
+    ).items():
+        assert used[section].items() >= values.items()
+
+
+def test_train_shows_what_was_measured_and_where_the_run_is(
+    lab: Path, story: dict[str, Done]
+) -> None:
+    [run] = (lab / "runs").iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    out = story["train"].out
+    assert f"{metrics['test_auc']:.4f}" in out
+    assert f"{metrics['best_possible']['auc']:.4f}" in out
+    assert out.splitlines()[-1].startswith(f"runs/{run.name}  trained in ")
+
+
+def test_evaluate_finds_what_train_found(story: dict[str, Done]) -> None:
+    assert "two towers" in story["evaluate"].out
+    assert story["train"].out.startswith(story["evaluate"].out)
+
+
+def test_recommend_prints_what_the_object_in_python_says(
+    story: dict[str, Done], recommender: Recommender
+) -> None:
+    expected = [
+        [str(rank), str(item), f"{score:.3f}"]
+        for pairs in recommender.recommend([3, 7], 4)
+        for rank, (item, score) in enumerate(pairs, 1)
+    ]
+    assert [row[:3] for row in listed(story["recommend"].out)] == expected
+
+
+def test_recommend_shows_the_evidence(lab: Path, story: dict[str, Done]) -> None:
+    """Who it is and what was met and liked, as the tables have it."""
+    parts = [
+        polars.read_parquet(lab / LAB / n / "interactions.parquet") for n in ("train", "val")
+    ]
+    met = polars.concat([part.select("user_id", "movie_id", "label") for part in parts])
+    users = polars.read_parquet(lab / LAB / "users.parquet")
+    for user, screen in zip(
+        (3, 7), story["recommend"].out.split("for user_id")[1:], strict=True
+    ):
+        own = met.filter(user_id=user)
+        liked = own.filter(label=1)["movie_id"].to_list()
+        assert f"met {len(own)} items, liked {len(liked)}" in screen
+        shown = [int(number) for number in re.findall(r"^  liked (\d+) ", screen, re.M)]
+        assert len(shown) == min(3, len(liked))
+        assert set(shown) <= set(liked)
+        [row] = users.filter(user_id=user).to_dicts()
+        [favourite] = [n for n, value in row.items() if n.startswith("favorite") and value]
+        assert favourite in screen
+    items = polars.read_parquet(lab / LAB / "movies.parquet")
+    for _, item, _, chance, about in listed(story["recommend"].out):
+        [row] = items.filter(movie_id=int(item)).to_dicts()
+        [genre] = [n for n, value in row.items() if n.startswith("genre") and value]
+        assert genre in about
+        assert re.fullmatch(r"\d+%", chance)
+
+
+def test_what_was_seen_is_recommended_only_when_asked_for(
+    story: dict[str, Done], recommender: Recommender
+) -> None:
+    seen = {str(i) for i in recommender.items.of(recommender.seen.of(4))}
+    with_seen = {row[1] for row in listed(story["recommend seen"].out)}
+    first = {row[1] for row in listed(story["recommend"].out)[:4]}
+    assert seen
+    assert seen <= with_seen
+    assert len(with_seen) == 30
+    assert not first & seen
+
+
+def test_the_file_of_all_recommendations_holds_what_the_object_says(
+    lab: Path, story: dict[str, Done], recommender: Recommender
+) -> None:
+    written = polars.read_parquet(lab / "all.parquet")
+    expected = polars.DataFrame(recommender.recommend(range(60), 5).columns())
+    assert written.columns == ["user_id", "movie_id", "rank", "score"]
+    assert written.drop("score").equals(expected.drop("score"))
+    np.testing.assert_allclose(written["score"], expected["score"], rtol=1e-5)
+    assert f"all.parquet: {len(written)} rows" in story["recommend all"].out
+
+
+def test_similar_prints_what_the_object_says(
+    story: dict[str, Done], recommender: Recommender
+) -> None:
+    [pairs] = recommender.similar_items(7, 3)
+    expected = [[str(n), str(i), f"{score:.3f}"] for n, (i, score) in enumerate(pairs, 1)]
+    assert [row[:3] for row in listed(story["similar"].out)] == expected
+
+
+def test_the_product_of_embedded_users_and_items_is_the_score(
+    lab: Path, story: dict[str, Done]
+) -> None:
+    users, items = (polars.read_parquet(lab / f"{who}.parquet") for who in ("users", "items"))
+    found = polars.read_parquet(lab / "all.parquet")
+    found = found.join(users, on="user_id").join(items, on="movie_id", suffix="_item")
+    left, right = np.array(found["vector"].to_list()), np.array(found["vector_item"].to_list())
+    np.testing.assert_allclose((left * right).sum(1), found["score"], rtol=1e-4, atol=1e-5)
+
+
+def test_runs_lists_the_run_with_what_it_measured(lab: Path, story: dict[str, Done]) -> None:
+    [run] = (lab / "runs").iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert f"runs/{run.name}" in story["runs"].out
+    assert f"{metrics['test_auc']:.4f}" in story["runs"].out
+
+
+# --- help, usage, completion
+
+
+def test_help_of_every_command_shows_an_example_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from twotower.cli import app\n"
+        f"for name in {COMMANDS}:\n"
+        "    try: app([name, '--help'])\n"
+        "    except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'duckdb'} & sys.modules.keys()\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"Example: twotower (\w+)", done.stdout) == COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("recomend", "No such command 'recomend'. Did you mean 'recommend'"),
+        ("recommend", "Missing argument"),
+        ("train --epochs 3", "No such option: --epochs"),
+        ("similar runs/x 1 -k many", "Invalid value for '-k'"),
+    ],
+)
+def test_a_command_that_is_none_ends_with_code_2_and_the_way_to_help(
+    tmp_path: Path, command: str, word: str
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    done = warm(command, place)
+    assert done.code == 2
+    assert word in done.err
+    assert re.search(r"Try 'twotower.* --help' for help", done.err)
+    assert "Traceback" not in done.err
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert cold("--version", tmp_path).out == f"twotower {twotower.__version__}\n"
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    script = cold("--show-completion bash", tmp_path)
+    assert script.code == 0
+    # bash itself runs the script, and asks it as it does after the tab key.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for words, place, found in (("re", 1, "recommend"), ("train --res", 2, "--resume")):
+        ask = (
+            f"COMP_WORDS=(twotower {words}); COMP_CWORD={place}; _twotower_completion twotower"
+        )
+        done = subprocess.run(
+            ["bash", "-c", f'{script.out}\n{ask}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.split() == [found], done.stderr
+
+
+# --- a training that is stopped
+
+
+def until(is_so: Callable[[], bool], command: Warm) -> bool:
+    """Wait for something a command does; False where it ends before."""
+    while command.process.is_alive():
+        if is_so():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def stop(command: Warm, number: signal.Signals) -> Done:
+    assert command.process.pid is not None
+    with suppress(ProcessLookupError):
+        os.kill(command.process.pid, number)
+    return command.wait()
+
+
+def epochs_kept(runs: Path) -> int:
+    """Epochs that an unfinished training would not have to do again."""
+    total = 0
+    for path in runs.glob(".unfinished-*/*.safetensors"):
+        # It may have gone by now.
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            total += json.loads(header["__metadata__"]["about"])["epoch"]
+    return total
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small shop, settings and a run."""
+    good = tmp_path_factory.mktemp("good") / "good"
+    prepare(good)
+    return good
+
+
+@pytest.fixture
+def shop(good: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoilt."""
+    shutil.copytree(good, tmp_path / "shop")
+    shutil.rmtree(tmp_path / "shop" / "runs")
+    return tmp_path / "shop"
+
+
+ENDLESS = {"epochs": 100_000, "early_stopping_patience": 100_000}
+
+
+def test_ctrl_c_after_an_epoch_leaves_a_whole_run_of_the_best_so_far(shop: Path) -> None:
+    write_settings(shop, training=ENDLESS)
+    command = Warm(TRAIN, shop)
+    assert until(lambda: epochs_kept(shop / "runs") > 0, command)
+    done = stop(command, signal.SIGINT)
+    assert done.code == 0
+    assert re.search(r"note interrupted; epoch \d+ was the best and counts", done.err)
+    [run] = (shop / "runs").iterdir()
+    assert warm(f"recommend {run} 1", shop).code == 0
+
+
+def test_ctrl_c_in_the_first_epoch_says_so_and_leaves_nothing(shop: Path) -> None:
+    rows = {name: values * 300 for name, values in SHOP["interactions"].items()}
+    write_table(shop, "interactions", **rows)
+    write_settings(shop, training={"batch_size": 1}, data={"duplicates": "keep"})
+    command = Warm(TRAIN, shop)
+    assert until(lambda: bool(list(shop.glob("runs/.unfinished-*"))), command)
+    done = stop(command, signal.SIGINT)
+    assert (done.code, done.out) == (130, "")
+    assert done.err == "interrupted before the end; no result was written\n"
+    assert list((shop / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+def test_a_training_killed_five_times_and_resumed_gives_the_run_of_one_never_killed(
+    shop: Path, loss: str
+) -> None:
+    epochs = 30
+    write_settings(
+        shop,
+        model={"user_hidden_dims": [8], "item_hidden_dims": [8]},
+        training={"loss": loss, "epochs": epochs, "early_stopping_patience": epochs},
+    )
+    assert warm(f"{TRAIN} --into never", shop).code == 0
+    [never] = (shop / "never").iterdir()
+    total = epochs + json.loads((never / "metrics.json").read_text())["best_epoch"]
+    rng = np.random.default_rng(len(loss))
+    moments = sorted(rng.integers(0, total, 4).tolist())
+    runs = shop / "runs"
+    # The last falls into the writing of the run, which is done in a folder with a dot.
+    is_time: list[Callable[[], bool]] = [
+        *(partial(lambda moment: epochs_kept(runs) >= moment, moment) for moment in moments),
+        lambda: any(runs.glob(".[0-9]*")),
+    ]
+    for number, is_so in enumerate(is_time):
+        command = Warm(f"{TRAIN} --resume", shop)
+        if until(is_so, command):
+            time.sleep(rng.uniform(0, 0.02) if number < 4 else 0)
+        stop(command, signal.SIGKILL)
+        assert number == 4 or "no runs there" in warm("runs", shop).err
+    if not list_runs(runs):
+        done = warm(f"{TRAIN} --resume", shop)
+        assert done.code == 0
+        assert "note going on with runs/.unfinished-" in done.err
+    [killed] = list_runs(runs)
+    assert files(killed) == files(never)
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """What is in a run, but for the seconds that it took."""
+    paths = [path for path in run.rglob("*") if path.is_file()]
+    taken = {"metrics.json", "manifest.json"}
+    return {str(p.relative_to(run)): p.read_bytes() for p in paths if p.name not in taken}
+
+
+def test_a_checkpoint_of_a_run_that_is_whole_does_not_stand_in_the_way(shop: Path) -> None:
+    """Whoever kills it between the two last steps finds both."""
+    command = Warm(TRAIN, shop)
+    assert until(lambda: epochs_kept(shop / "runs") > 0, command)
+    stop(command, signal.SIGKILL)
+    [work] = (shop / "runs").iterdir()
+    shutil.copytree(work, shop / "kept")
+    assert warm(f"{TRAIN} --resume", shop).code == 0
+    # An earlier one, since two runs of one second share a name.
+    [run] = (shop / "runs").iterdir()
+    run.rename(shop / "runs" / "20250101-000000-small")
+    (shop / "kept").rename(shop / "runs" / ".unfinished-20250101-000000-small")
+    done = warm(f"{TRAIN} --resume", shop)
+    assert (done.code, "starting from the beginning" in done.err) == (0, True)
+    assert not list((shop / "runs").glob(".*"))

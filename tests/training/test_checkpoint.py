@@ -1,0 +1,166 @@
+"""What a checkpoint file may be; ``test_learn.py`` goes on from them."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from twotower.errors import RunError
+from twotower.model.two_tower import TwoTower
+from twotower.training.checkpoint import load_checkpoint, save_checkpoint
+from twotower.training.learn import prepare
+from twotower.training.loop import Optimizers, Progress, epochs
+from worlds import planned
+
+
+def fresh() -> tuple[TwoTower, Optimizers]:
+    plan = planned("bpr", epochs=1)
+    learned, _ = prepare(plan.dataset, plan.parts.train, plan.config)
+    return learned.model, Optimizers(learned.model, plan.config.training, lazy=True)
+
+
+def trained() -> tuple[TwoTower, Optimizers, Progress]:
+    """After one epoch."""
+    plan = planned("bpr", epochs=1)
+    learned, objective = prepare(plan.dataset, plan.parts.train, plan.config)
+    optimizers = Optimizers(learned.model, plan.config.training, lazy=True)
+    [progress] = epochs(
+        learned.model,
+        objective,
+        optimizers,
+        lambda _: {},
+        batch_size=64,
+        better=lambda _new, _old: True,
+        metric="train_loss",
+        progress=Progress(),
+    )
+    return learned.model, optimizers, progress
+
+
+def start() -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in fresh()[0].state_dict().items()}
+
+
+def is_untouched(model: TwoTower, optimizers: Optimizers) -> bool:
+    """Whether this is a training that has not begun."""
+    state = [optimizer.state_dict()["state"] for optimizer in optimizers.parts]
+    now = model.state_dict()
+    return not any(state) and all(torch.equal(now[n], w) for n, w in start().items())
+
+
+def test_all_that_a_training_is_comes_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    model, optimizers, progress = trained()
+    save_checkpoint(path, model, optimizers, progress, of="this")
+    again, their = fresh()
+    loaded = load_checkpoint(path, again, their, of="this")
+    assert loaded is not None
+    assert (loaded.epoch, loaded.history) == (1, progress.history)
+    assert loaded.best_weights is not None
+    assert progress.best_weights is not None
+    assert loaded.best_epoch == progress.best_epoch
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+        assert torch.equal(loaded.best_weights[name], progress.best_weights[name])
+    for one, other in zip(optimizers.parts, their.parts, strict=True):
+        before, after = one.state_dict()["state"], other.state_dict()["state"]
+        assert before.keys() == after.keys()
+        for number, state in before.items():
+            assert state.keys() == after[number].keys()
+            for name, value in state.items():
+                assert torch.equal(torch.as_tensor(after[number][name]), torch.as_tensor(value))
+    # And nothing else lies beside it.
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+
+
+def test_another_training_does_not_go_on_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    save_checkpoint(path, *trained(), of="this")
+    model, optimizers = fresh()
+    assert load_checkpoint(path, model, optimizers, of="that") is None
+    assert is_untouched(model, optimizers)
+
+
+def write_whole(path: Path) -> None:
+    save_checkpoint(path, *trained(), of="this")
+
+
+def cut_in_half(path: Path) -> None:
+    write_whole(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def from_elsewhere(path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, str(path))
+
+
+def about_something_else(path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, str(path), metadata={"format": "pt"})
+
+
+def half_a_note(path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, str(path), metadata={"about": json.dumps({})[:1]})
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: None,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not a checkpoint at all"),
+        cut_in_half,
+        from_elsewhere,
+        about_something_else,
+        half_a_note,
+    ],
+    ids=["none", "empty", "text", "cut", "plain", "elsewhere", "half"],
+)
+def test_a_file_that_is_no_whole_checkpoint_is_as_good_as_none(
+    write: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "state"
+    write(path)  # type: ignore[operator]
+    model, optimizers = fresh()
+    assert load_checkpoint(path, model, optimizers, of="this") is None
+    assert is_untouched(model, optimizers)
+
+
+def test_one_that_can_not_be_read_is_named_and_not_trained_over(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the checkpoint can not be read .*without resume"):
+        load_checkpoint(tmp_path, *fresh(), of="this")
+
+
+@contextmanager
+def a_disk_with(size_bytes: int) -> Iterator[None]:
+    """No file may grow larger, as where a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_where_there_is_no_room_the_old_one_stays_and_the_error_says_so(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "state"
+    model, optimizers, progress = trained()
+    save_checkpoint(path, model, optimizers, progress, of="this")
+    old = path.read_bytes()
+    with a_disk_with(2000), pytest.raises(RunError, match=r"state: .* can not be written"):
+        save_checkpoint(path, model, optimizers, Progress(2, {}, 1, {}), of="this")
+    assert path.read_bytes() == old
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_place_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nowhere/state: .* can not be written"):
+        save_checkpoint(tmp_path / "nowhere" / "state", *trained(), of="this")

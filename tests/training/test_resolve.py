@@ -1,0 +1,125 @@
+"""The rules that the descriptions in ``config.py`` give for each ``auto``."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, get_args
+
+import pytest
+
+from twotower import read
+from twotower.config import Config, Loss, parse_config
+from twotower.data.splits import Split
+from twotower.data.tables import Dataset
+from twotower.errors import ConfigError
+from twotower.training.resolve import resolve
+
+LOSSES: tuple[Loss, ...] = get_args(Loss)
+RING = 25
+
+
+@cache
+def ring(*, each: int, described: bool = True, mixed: bool = False) -> Dataset:
+    """25 users and 25 items, each with as many interactions; features where ``described``."""
+    pairs = [(user, (user + step) % RING) for user in range(RING) for step in range(each)]
+    columns: dict[str, Any] = {
+        "user_id": [user for user, _ in pairs],
+        "item_id": [item for _, item in pairs],
+        "label": [int(not mixed or item % 2) for _, item in pairs],
+    }
+    tables: dict[str, Any] = {"interactions": columns}
+    if described:
+        tables["users"] = {"user_id": list(range(RING)), "age": list(range(RING))}
+        tables["items"] = {"item_id": list(range(RING)), "year": list(range(RING))}
+    return read(tables)
+
+
+def resolved(dataset: Dataset, **sections: dict[str, Any]) -> Config:
+    log = dataset.interactions["all"]
+    return resolve(parse_config(sections), dataset, Split(log, log, None, "random"))
+
+
+def autos(section: Any) -> list[str]:
+    """The keys that are still to be chosen."""
+    found = []
+    for key, value in section.items():
+        inner = [f"{key}.{name}" for name in autos(value)] if isinstance(value, dict) else []
+        found += [key] if value == "auto" else inner
+    return found
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("each", [19, 20])
+@pytest.mark.parametrize("loss", ["auto", *LOSSES])
+def test_every_auto_becomes_what_its_description_says(
+    loss: Loss, each: int, described: bool, mixed: bool
+) -> None:
+    dataset = ring(each=each, described=described, mixed=mixed)
+    made = resolved(dataset, training={"loss": loss})
+    if loss == "auto":
+        loss = "bce" if mixed else "softmax"
+    from_labels = loss in {"bce", "triplet"}
+    learns_by_heart = described and each < 20
+    users = {"bce": 256, "triplet": 256, "softmax": 256, "bpr": 2048, "in_batch_softmax": 2048}
+    assert made.training.loss == loss
+    assert made.training.batch_size == users[loss]
+    assert made.training.early_stopping_metric == ("loss" if loss == "bce" else "ndcg")
+    assert made.model.history == ("none" if from_labels else "mean")
+    assert made.model.user_ids == (from_labels and not learns_by_heart)
+    assert made.model.item_ids == (not from_labels or not learns_by_heart)
+    assert made.model.item_bias == (made.model.item_ids and loss != "triplet")
+    assert made.data.split == "random"
+    # The device is the machine's and not the data's.
+    assert autos(made.model_dump()) == ["training.device"]
+
+
+@pytest.mark.parametrize(
+    ("num_items", "loss"), [(100_000, "softmax"), (100_001, "in_batch_softmax")]
+)
+def test_a_catalogue_too_large_for_all_its_logits_gets_the_batch_for_negatives(
+    num_items: int, loss: Loss
+) -> None:
+    many = read({"interactions": {"user_id": [1] * num_items, "item_id": range(num_items)}})
+    assert resolved(many).training.loss == loss
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("history", ["none", "mean"])
+def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
+    model = {"history": history, "user_ids": True, "item_ids": False, "dropout": 0.1}
+    training = {
+        "loss": loss,
+        "batch_size": 7,
+        "early_stopping_metric": "loss",
+        "seed": 5,
+    }
+    given = parse_config({"model": model, "training": training})
+    made = resolved(ring(each=20), model=model, training=training)
+    # A bias goes with ids.
+    bias = {"item_bias": False}
+    assert made.model == given.model.model_copy(update=bias)
+    assert made.training == given.training
+    assert made.evaluation == given.evaluation
+
+
+def test_a_history_that_was_asked_for_says_what_the_id_would() -> None:
+    assert (
+        resolved(ring(each=20, mixed=True), model={"history": "mean"}).model.user_ids is False
+    )
+    assert resolved(ring(each=20), model={"history": "none"}).model.user_ids is True
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"user_ids": False, "history": "none"}, "users have no features.*allow one of them"),
+        ({"item_ids": False}, "items have no features.*set item_ids to true"),
+    ],
+)
+def test_towers_that_could_not_tell_one_from_another_are_refused(
+    model: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolved(ring(each=20, described=False), model=model)
+    resolved(ring(each=20), model=model)
