@@ -99,7 +99,7 @@ def test_the_page_of_mistakes_is_up_to_date(end_of: Ends) -> None:
 
 # --- whatever a table holds
 
-COLUMNS = ["user_id", "item_id", "label", "rating", "timestamp", "weight", "x", "User_ID"]
+COLUMNS = ["user_id", "item_id", "label", "rating", "timestamp", "weight", "x", "a\0b"]
 names = st.sampled_from(COLUMNS) | st.text(max_size=4)
 CELLS: dict[str, st.SearchStrategy[Any]] = {
     "number": st.integers(-2, 6),
@@ -193,22 +193,9 @@ def test_any_columns_are_a_data_set_or_a_data_error(
     read_or_refuse({"interactions": log, "users": users, "items": items}, config)
 
 
-SHARDS = [
-    "1",
-    "2",
-    "",
-    "a",
-    "1.5",
-    "nan",
-    "2024-01-01",
-    "007",
-    '"',
-    '"a,b"',
-    "\0",
-    "é",
-    "9" * 25,
-]
-shards = st.sampled_from(SHARDS) | st.text(max_size=3)
+shards = st.text(max_size=3) | st.sampled_from(
+    ["1", "2", "a", "1.5", "nan", "007", '"', '"a,b"', "\x00", "é"]
+)
 good_rows = st.builds("{},{},{}".format, *[st.integers(0, 3)] * 2, st.integers(0, 1))
 odd_rows = st.builds("{},{},{}".format, *[shards] * 3) | st.lists(shards).map(",".join)
 texts = st.builds(

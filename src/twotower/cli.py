@@ -130,9 +130,13 @@ def inspect(
     from twotower.data.inspection import inspect as look
     from twotower.data.tables import read
     from twotower.terminal.inspection import show
+    from twotower.terminal.progress import Bars
 
     settings = read_config(config) if config else Config()
-    show(out, look(read(data, settings.data)))
+    with Bars(err) as bars:
+        bars.stage("reading")
+        found = look(read(data, settings.data))
+    show(out, found)
 
 
 @app.command(epilog=_example("train --config config/ranking_config.yaml --data data/lab"))

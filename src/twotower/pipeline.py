@@ -53,7 +53,7 @@ def train(
     source: Any,
     config: Config,
     *,
-    into: Path,
+    into: str | Path,
     name: str,
     now: datetime,
     resume: bool = False,
@@ -69,7 +69,7 @@ def train(
     Raises:
         TwoTowerError: what is wrong with the data, the config or the place to write to.
     """
-    watch = watch or Watch()
+    watch, into = watch or Watch(), Path(into)
     run_name = unfinished.run_name(name, now)
     planned = plan(source, config, watch)
     identity = unfinished.identity(planned.dataset, planned.config)
@@ -114,6 +114,7 @@ def fit(
 
 def plan(source: Any, config: Config, watch: Watch) -> Plan:
     """Read, check and cut the data, and settle what the config leaves to it."""
+    watch.stage("reading")
     dataset = source if isinstance(source, Dataset) else read(source, config.data)
     for note in dataset.notes:
         watch.note(note)
@@ -256,6 +257,8 @@ def evaluate(
     Raises:
         DataError: the data has no test part, or can not be read.
     """
+    watch = watch or Watch()
+    watch.stage("reading")
     config = recommender.config
     source = config.data.data_path if source is None else source
     if source is None:
@@ -271,7 +274,6 @@ def evaluate(
             f"{dataset.source}: there is no test part to evaluate on; add test/interactions "
             "or set data.test_fraction above 0"
         )
-    watch = watch or Watch()
     if unfinished.digest(dataset) != recommender.metrics["data"]["sha256"]:
         watch.note("this is not the data that the run was trained on")
     return {

@@ -48,12 +48,13 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 
-def save(recommender: Recommender, directory: Path) -> Path:
+def save(recommender: Recommender, directory: str | Path) -> Path:
     """Write a run; it appears under its name only when it is whole.
 
     Raises:
         RunError: something is there already, or it can not be written.
     """
+    directory = Path(directory)
     if directory.exists():
         raise RunError(f"{directory}: already exists; choose another name or remove it")
     beside = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
@@ -120,12 +121,13 @@ def _write(recommender: Recommender, place: Path) -> None:
             os.fsync(file.fileno())
 
 
-def load(directory: Path) -> Recommender:
+def load(directory: str | Path) -> Recommender:
     """Read a run back.
 
     Raises:
         RunError: no run, another format, or a file that is missing or was changed.
     """
+    directory = Path(directory)
     manifest = read_manifest(directory)
     for name in manifest["files"]:
         _check_file(directory, name, manifest)

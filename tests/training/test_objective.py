@@ -24,7 +24,7 @@ from twotower.training.objective import Batch, Objective, make_objective
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 PAIRED = tuple(loss for loss in LOSSES if loss != "softmax")
 USERS, ITEMS, LONGEST = 4, 7, 3
-many_times = settings(max_examples=40, deadline=None)
+many_times = settings(max_examples=25, deadline=None)
 
 
 @st.composite
@@ -247,6 +247,7 @@ def test_a_whole_users_history_never_holds_an_item_that_is_to_be_found(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@many_times
 @given(logs(), st.integers(1, 9))
 def test_an_epoch_has_as_many_rows_as_it_says(
     loss: Loss, columns: dict[str, Any], size: int

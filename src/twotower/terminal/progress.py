@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,6 @@ class Bars(Watch):
         )
         self._task: TaskID | None = None
         self._said = ""
-        self._started = time.monotonic()
 
     def __enter__(self) -> Bars:
         self._progress.start()

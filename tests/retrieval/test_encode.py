@@ -1,0 +1,76 @@
+"""Vectors in blocks are the vectors of one block, and those of each row alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from twotower.data.features import FeatureTable
+from twotower.data.interactions import Histories
+from twotower.errors import TwoTowerError
+from twotower.retrieval import encode
+from twotower.retrieval.encode import item_vectors, require_finite, user_vectors
+from worlds import shopkeeper
+
+
+def goods() -> FeatureTable:
+    keeper = shopkeeper()
+    return keeper.item_encoders.encode(keeper.item_values, np.arange(1, 41))
+
+
+def people() -> tuple[FeatureTable, Histories, Tensor]:
+    keeper = shopkeeper()
+    table = keeper.user_encoders.encode(keeper.user_values, np.zeros(60, np.int64))
+    shifted = Histories(keeper.liked.offsets[1:], keeper.liked.items)
+    return table, shifted, keeper.item_vectors
+
+
+def test_they_are_the_vectors_that_the_recommender_keeps() -> None:
+    keeper = shopkeeper()
+    torch.testing.assert_close(item_vectors(keeper.model, goods()), keeper.item_vectors[1:])
+    table, liked, items = people()
+    found = user_vectors(keeper.model, table, np.arange(60), liked, items)
+    torch.testing.assert_close(found, keeper.user_vectors[1:])
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 60])
+def test_blocks_of_any_size_give_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, (table, liked, items) = shopkeeper(), people()
+    whole = (
+        item_vectors(keeper.model, goods()),
+        user_vectors(keeper.model, table, np.arange(60), liked, items),
+    )
+    monkeypatch.setattr(encode, "_BLOCK_ROWS", size)
+    parted = (
+        item_vectors(keeper.model, goods()),
+        user_vectors(keeper.model, table, np.arange(60), liked, items),
+    )
+    torch.testing.assert_close(parted, whole)
+
+
+def test_some_users_in_any_order_have_the_vectors_they_have_among_all() -> None:
+    keeper, (table, liked, items) = shopkeeper(), people()
+    every = user_vectors(keeper.model, table, np.arange(60), liked, items)
+    rows = np.array([31, 4, 4, 59, 0])
+    found = user_vectors(keeper.model, table, rows, liked, items)
+    torch.testing.assert_close(found, every[torch.from_numpy(rows)])
+
+
+def test_nobody_has_no_vectors_of_the_same_width() -> None:
+    keeper, (table, liked, items) = shopkeeper(), people()
+    found = user_vectors(keeper.model, table, np.empty(0, np.int64), liked, items)
+    assert found.shape == (0, items.shape[1])
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_no_numbers_are_refused_with_what_to_do(number: float) -> None:
+    fine = torch.zeros((3, 2))
+    require_finite(fine, fine)
+    wrong = fine.clone()
+    wrong[2, 1] = number
+    with pytest.raises(
+        TwoTowerError, match=r"no finite numbers .*; lower training\.learning_r"
+    ):
+        require_finite(fine, wrong)
