@@ -403,12 +403,12 @@ CASES = [
     ),
     Case(
         "a user that the run does not know",
-        ("user_id", "1 unknown ('99')", "For somebody new call recommend_for"),
+        ("user_id", "1 unknown ('99')", "For somebody new there is recommend_for"),
         command="recommend runs/first 1 99",
     ),
     Case(
         "an item that the run does not know",
-        ("item_id", "1 unknown ('9')", "Add new ones with add_items"),
+        ("item_id", "1 unknown ('9')", "New ones come in with add_items"),
         command="similar runs/first 9",
     ),
     Case(

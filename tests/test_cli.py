@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like the lab's."""
     place = tmp_path_factory.mktemp("lab") / "lab"
     (place / "config").mkdir(parents=True)
@@ -48,27 +48,29 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def story(lab: Path) -> dict[str, Done]:
+def story(folder: Path) -> dict[str, Done]:
     """What each command said, one after the other."""
-    said = {"generate": cold(f"generate {LAB} --users 60 --items 30 --interactions 900", lab)}
-    said["inspect"] = cold(f"inspect {LAB}", lab)
-    said["train"] = cold("train --config config/ranking_config.yaml", lab)
-    [run] = (lab / "runs").iterdir()
-    said["evaluate"] = cold(f"evaluate {run}", lab)
-    said["recommend"] = cold(f"recommend {run} 3 7 -k 4", lab)
-    said["recommend all"] = warm(f"recommend {run} --all -k 5 --into all.parquet", lab)
-    said["recommend seen"] = warm(f"recommend {run} 3 -k 30 --include-seen", lab)
-    said["similar"] = cold(f"similar {run} 7 -k 3", lab)
-    said["embed users"] = warm(f"embed {run} users --into users.parquet", lab)
-    said["embed items"] = cold(f"embed {run} items --into items.parquet", lab)
-    said["runs"] = cold("runs", lab)
+    said = {
+        "generate": cold(f"generate {LAB} --users 60 --items 30 --interactions 900", folder)
+    }
+    said["inspect"] = cold(f"inspect {LAB}", folder)
+    said["train"] = cold("train --config config/ranking_config.yaml", folder)
+    [run] = (folder / "runs").iterdir()
+    said["evaluate"] = cold(f"evaluate {run}", folder)
+    said["recommend"] = cold(f"recommend {run} 3 7 -k 4", folder)
+    said["recommend all"] = warm(f"recommend {run} --all -k 5 --into all.parquet", folder)
+    said["recommend seen"] = warm(f"recommend {run} 3 -k 30 --include-seen", folder)
+    said["similar"] = cold(f"similar {run} 7 -k 3", folder)
+    said["embed users"] = warm(f"embed {run} users --into users.parquet", folder)
+    said["embed items"] = cold(f"embed {run} items --into items.parquet", folder)
+    said["runs"] = cold("runs", folder)
     return said
 
 
 @pytest.fixture(scope="module")
-def recommender(lab: Path, story: dict[str, Done]) -> Recommender:
+def recommender(folder: Path, story: dict[str, Done]) -> Recommender:
     """The run that was trained, read in Python."""
-    [run] = (lab / "runs").iterdir()
+    [run] = (folder / "runs").iterdir()
     return twotower.load(run)
 
 
@@ -85,10 +87,10 @@ def test_every_step_ends_well_and_complains_of_nothing(story: dict[str, Done]) -
 
 
 def test_generate_says_what_it_made_and_how_good_a_model_can_be(
-    lab: Path, story: dict[str, Done]
+    folder: Path, story: dict[str, Done]
 ) -> None:
-    rows = len(polars.read_parquet(lab / LAB / "train" / "interactions.parquet"))
-    best = json.loads((lab / LAB / "oracle.json").read_text())["splits"]["test"]["auc"]
+    rows = len(polars.read_parquet(folder / LAB / "train" / "interactions.parquet"))
+    best = json.loads((folder / LAB / "oracle.json").read_text())["splits"]["test"]["auc"]
     assert f"60 users, 30 movies, {rows} train," in story["generate"].out
     assert f"best possible on test: AUC {best:.4f}" in story["generate"].out
 
@@ -103,8 +105,8 @@ def test_inspect_says_what_each_column_was_taken_for(story: dict[str, Done]) -> 
         assert re.search(pattern, story["inspect"].out)
 
 
-def test_the_labs_settings_give_the_labs_files(lab: Path, story: dict[str, Done]) -> None:
-    [run] = (lab / "runs").iterdir()
+def test_the_labs_settings_give_the_labs_files(folder: Path, story: dict[str, Done]) -> None:
+    [run] = (folder / "runs").iterdir()
     assert run.name.endswith("-ranking_config")
     metrics = json.loads((run / "metrics.json").read_text())
     history = json.loads((run / "history.json").read_text())
@@ -112,15 +114,15 @@ def test_the_labs_settings_give_the_labs_files(lab: Path, story: dict[str, Done]
     assert {"test_loss", "test_accuracy", "test_auc"} <= metrics.keys()
     assert {"train_loss", "val_loss", "val_auc"} <= history.keys()
     for section, values in yaml.safe_load(
-        (lab / "config/ranking_config.yaml").read_text()
+        (folder / "config/ranking_config.yaml").read_text()
     ).items():
         assert used[section].items() >= values.items()
 
 
 def test_train_shows_what_was_measured_and_where_the_run_is(
-    lab: Path, story: dict[str, Done]
+    folder: Path, story: dict[str, Done]
 ) -> None:
-    [run] = (lab / "runs").iterdir()
+    [run] = (folder / "runs").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
     out = story["train"].out
     assert f"{metrics['test_auc']:.4f}" in out
@@ -144,13 +146,13 @@ def test_recommend_prints_what_the_object_in_python_says(
     assert [row[:3] for row in listed(story["recommend"].out)] == expected
 
 
-def test_recommend_shows_the_evidence(lab: Path, story: dict[str, Done]) -> None:
+def test_recommend_shows_the_evidence(folder: Path, story: dict[str, Done]) -> None:
     """Who it is and what was met and liked, as the tables have it."""
     parts = [
-        polars.read_parquet(lab / LAB / n / "interactions.parquet") for n in ("train", "val")
+        polars.read_parquet(folder / LAB / n / "interactions.parquet") for n in ("train", "val")
     ]
     met = polars.concat([part.select("user_id", "movie_id", "label") for part in parts])
-    users = polars.read_parquet(lab / LAB / "users.parquet")
+    users = polars.read_parquet(folder / LAB / "users.parquet")
     for user, screen in zip(
         (3, 7), story["recommend"].out.split("for user_id")[1:], strict=True
     ):
@@ -163,7 +165,7 @@ def test_recommend_shows_the_evidence(lab: Path, story: dict[str, Done]) -> None
         [row] = users.filter(user_id=user).to_dicts()
         [favourite] = [n for n, value in row.items() if n.startswith("favorite") and value]
         assert favourite in screen
-    items = polars.read_parquet(lab / LAB / "movies.parquet")
+    items = polars.read_parquet(folder / LAB / "movies.parquet")
     for _, item, _, chance, about in listed(story["recommend"].out):
         [row] = items.filter(movie_id=int(item)).to_dicts()
         [genre] = [n for n, value in row.items() if n.startswith("genre") and value]
@@ -184,9 +186,9 @@ def test_what_was_seen_is_recommended_only_when_asked_for(
 
 
 def test_the_file_of_all_recommendations_holds_what_the_object_says(
-    lab: Path, story: dict[str, Done], recommender: Recommender
+    folder: Path, story: dict[str, Done], recommender: Recommender
 ) -> None:
-    written = polars.read_parquet(lab / "all.parquet")
+    written = polars.read_parquet(folder / "all.parquet")
     expected = polars.DataFrame(recommender.recommend(range(60), 5).columns())
     assert written.columns == ["user_id", "movie_id", "rank", "score"]
     assert written.drop("score").equals(expected.drop("score"))
@@ -203,17 +205,19 @@ def test_similar_prints_what_the_object_says(
 
 
 def test_the_product_of_embedded_users_and_items_is_the_score(
-    lab: Path, story: dict[str, Done]
+    folder: Path, story: dict[str, Done]
 ) -> None:
-    users, items = (polars.read_parquet(lab / f"{who}.parquet") for who in ("users", "items"))
-    found = polars.read_parquet(lab / "all.parquet")
+    users, items = (
+        polars.read_parquet(folder / f"{who}.parquet") for who in ("users", "items")
+    )
+    found = polars.read_parquet(folder / "all.parquet")
     found = found.join(users, on="user_id").join(items, on="movie_id", suffix="_item")
     left, right = np.array(found["vector"].to_list()), np.array(found["vector_item"].to_list())
     np.testing.assert_allclose((left * right).sum(1), found["score"], rtol=1e-4, atol=1e-5)
 
 
-def test_runs_lists_the_run_with_what_it_measured(lab: Path, story: dict[str, Done]) -> None:
-    [run] = (lab / "runs").iterdir()
+def test_runs_lists_the_run_with_what_it_measured(folder: Path, story: dict[str, Done]) -> None:
+    [run] = (folder / "runs").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
     assert f"runs/{run.name}" in story["runs"].out
     assert f"{metrics['test_auc']:.4f}" in story["runs"].out

@@ -18,6 +18,7 @@ from twotower import pipeline, runs
 from twotower.cli import app
 from twotower.config import read_config
 from twotower.errors import ConfigError, DataError, RequestError, RunError, TwoTowerError
+from twotower.evaluation.calibration import fit_line
 from twotower.retrieval.recommender import Recommender
 from twotower.training.loop import Progress
 from twotower.watch import Watch
@@ -225,6 +226,21 @@ class TestFit:
                 for tables in (world, {**world, "val": turned})
             )
             assert torch.equal(one.user_vectors, other.user_vectors) != refit
+
+    def test_affinities_go_by_the_line_that_fits_validation_before_the_refit_and_after(
+        self,
+    ) -> None:
+        world = self.parted()
+        searched, refitted = (
+            pipeline.fit(
+                world, settings(data={"split": "auto"}, training={**SHORT, "refit": refit})
+            )
+            for refit in (False, True)
+        )
+        val = world["val"]
+        line = fit_line(searched.score(self.pairs(val)), np.array(val["label"], np.float32))
+        for model in (searched.model, refitted.model):
+            assert (model.slope.item(), model.offset.item()) == pytest.approx(line, rel=1e-3)
 
     @staticmethod
     def parted() -> dict[str, dict[str, Any]]:

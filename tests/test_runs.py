@@ -121,12 +121,10 @@ class TestARunSaysWhatWasSaidBefore:
 
     def test_to_somebody_never_seen(self, saved: Saved) -> None:
         liked = saved.before.items.values[[4, 2, 9]].tolist()
-        for asked in (
-            {"features": saved.person, "history": liked},
-            {"features": saved.person},
-            {"history": liked},
-            {},
-        ):
+        asked_for: list[dict[str, Any]] = [{"features": saved.person}, {}]
+        if saved.before.model.history is not None:
+            asked_for += [{"features": saved.person, "history": liked}, {"history": liked}]
+        for asked in asked_for:
             before, after = (
                 each.recommend_for(**asked, k=20) for each in (saved.before, saved.after)
             )

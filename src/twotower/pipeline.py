@@ -119,7 +119,20 @@ def plan(source: Any, config: Config, watch: Watch) -> Plan:
     for note in dataset.notes:
         watch.note(note)
     parts = split(dataset, config.data, seed=config.training.seed)
-    return Plan(dataset, parts, resolve(config, dataset, parts))
+    config = resolve(config, dataset, parts)
+    loss = config.training.loss
+    kinds = {column.kind for column in dataset.columns.values()}
+    if "rating" in kinds and "label" not in kinds and config.data.rating_threshold is None:
+        watch.note(
+            "every interaction counts as liked, whatever its rating; data.rating_threshold "
+            "makes only high ratings count"
+        )
+    if parts.train.weights is not None and loss not in {"bce", "in_batch_softmax"}:
+        watch.note(
+            f"the weights are not used: training.loss {loss!r} counts each interaction alike; "
+            "bce and in_batch_softmax weigh them"
+        )
+    return Plan(dataset, parts, config)
 
 
 def _fit(
@@ -214,8 +227,15 @@ def calibrate(learned: Learned, parts: Split, config: Config) -> None:
 def assemble(
     dataset: Dataset, parts: Split, config: Config, learned: Learned, history: Mapping[str, Any]
 ) -> Recommender:
-    """Vectors of everybody and everything, with what was seen: all but the test part."""
+    """Vectors of everybody and everything, from all but the test part, and what was seen.
+
+    A test part that was cut here from somebody's interactions is seen, and nobody wants it
+    again; one that was given is not, since it is there to be found.
+    """
     known = parts.train.followed_by(parts.val)
+    met = known
+    if parts.test is not None and parts.name != "given":
+        met = known.followed_by(parts.test)
     num_users = len(dataset.users)
     liked = histories(known.positives(), num_users=num_users)
     items = item_vectors(learned.model, learned.items)
@@ -236,7 +256,7 @@ def assemble(
         items=Ids(dataset.item_column, dataset.items.ids),
         user_vectors=users.cpu(),
         item_vectors=items.cpu(),
-        seen=histories(known, num_users=num_users),
+        seen=histories(met, num_users=num_users),
         liked=liked,
         has_own_id=learned.has_own_id & config.model.item_ids,
         user_values=dataset.users.values,

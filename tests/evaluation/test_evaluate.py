@@ -149,7 +149,7 @@ def test_labels_all_alike_measure_nothing(labels: list[int]) -> None:
         (200, 0, None),
         (500, 500, None),
         (150, 0, "only 150 test users: .*bring more data"),
-        (100, 50, "only 150 test users: .*bring more data"),
+        (100, 50, r"only 100 of the 150 test users are known .*random_per_user"),
         (28, 300, r"only 28 of the 328 test users are known .*random_per_user"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from twotower import read
@@ -32,6 +34,17 @@ def ring(*, each: int, described: bool = True, mixed: bool = False) -> Dataset:
         tables["users"] = {"user_id": list(range(RING)), "age": list(range(RING))}
         tables["items"] = {"item_id": list(range(RING)), "year": list(range(RING))}
     return read(tables)
+
+
+def alike(*, each: int) -> Dataset:
+    """The same, mixed, where features are the same for all."""
+    dataset = ring(each=each, mixed=True)
+    same = {"age": np.ones(RING), "year": np.ones(RING)}
+    users, items = (
+        replace(entities, values={name: same[name] for name in entities.values})
+        for entities in (dataset.users, dataset.items)
+    )
+    return replace(dataset, users=users, items=items)
 
 
 def resolved(dataset: Dataset, **sections: dict[str, Any]) -> Config:
@@ -117,9 +130,16 @@ def test_a_history_that_was_asked_for_says_what_the_id_would() -> None:
         ({"item_ids": False}, "items have no features.*set item_ids to true"),
     ],
 )
+@pytest.mark.parametrize("constant", [False, True])
 def test_towers_that_could_not_tell_one_from_another_are_refused(
-    model: dict[str, Any], message: str
+    model: dict[str, Any], message: str, constant: bool
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolved(ring(each=20, described=False), model=model)
+        resolved(alike(each=20) if constant else ring(each=20, described=False), model=model)
     resolved(ring(each=20), model=model)
+
+
+def test_features_that_are_the_same_for_all_count_as_none() -> None:
+    made = resolved(alike(each=5)).model
+    assert made.user_ids is True
+    assert made.item_ids is True

@@ -67,7 +67,9 @@ class Ids:
 
 
 def as_number(value: Any) -> int | None:
-    """A whole number of 64 bits from 42, "42" or 42.0; None for anything else."""
+    """A whole number of 64 bits from 42, "42", 42.0 or "42.0"; None for anything else."""
+    if isinstance(value, str) and value.endswith(".0"):
+        value = value[:-2]
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):

@@ -309,10 +309,11 @@ def _split(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
         + ("" if dataset.has_split else "; data.split chooses another"),
     )
     if warm < FEW_WARM_USERS:
-        other = "" if parts.name == "random_per_user" else "use data.split: random_per_user or "
+        all_warm = warm == len(users) or parts.name == "random_per_user"
+        who = f"{warm:,}" if all_warm else f"{warm:,} of the {len(users):,}"
+        other = "" if all_warm else "use data.split: random_per_user or "
         yield Finding(
             "warning",
-            f"only {warm:,} of the {len(users):,} test users are warm under the split by "
-            f"{parts.name!r}: intervals will be wide and a comparison will mean little; {other}"
-            "bring more data",
+            f"only {who} test users are warm under the split by {parts.name!r}: intervals will "
+            f"be wide and a comparison will mean little; {other}bring more data",
         )

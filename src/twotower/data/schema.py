@@ -70,6 +70,8 @@ _INTERACTION_NAMES: Mapping[Kind, set[str]] = {
     "weight": {"weight", "count", "plays", "playcount", "quantity"},
 }
 
+GUESSED = "its place, no name being known"
+"""The reason for an id that was only guessed."""
 Guess = tuple[Kind, str, str]
 """A kind, the reason for it, and the pattern (see ``Column``)."""
 
@@ -179,7 +181,8 @@ def find_interaction_columns(
 
     The user's id is the column named like one, else the first that is not named like something
     else; the item's id is the one named like one, else the first other whose name ends in
-    ``id``, else the first other one. A column nothing is known about is ignored.
+    ``id``, else the first other one. What is named like a rating or a time is never an id. A
+    column nothing is known about is ignored.
 
     >>> types = {"session_id": "BIGINT", "user_id": "BIGINT", "movie_id": "BIGINT"}
     >>> [column.kind for column in find_interaction_columns(types, {}).values()]
@@ -199,16 +202,17 @@ def find_interaction_columns(
         free = [name for name in types if name not in chosen]
         return free if names is None else [n for n in free if plain_name(n) in names]
 
-    named = _TIME_NAMES.union(_NEITHER_NAMES, *_INTERACTION_NAMES.values())
+    named = _TIME_NAMES.union(*_INTERACTION_NAMES.values())
 
     def unnamed() -> list[str]:
-        return sorted(left(), key=lambda name: plain_name(name) in named)
+        free = [name for name in left() if plain_name(name) not in named]
+        return sorted(free, key=lambda name: plain_name(name) in _NEITHER_NAMES)
 
     take("user_id", left(_USER_NAMES), "its name")
     take("item_id", left(_ITEM_NAMES), "its name")
-    take("user_id", unnamed(), "the first column")
+    take("user_id", unnamed(), GUESSED)
     take("item_id", [n for n in unnamed() if plain_name(n).endswith("id")], "its name")
-    take("item_id", unnamed(), "the first column beside the user's id")
+    take("item_id", unnamed(), GUESSED)
     for kind, names in _INTERACTION_NAMES.items():
         matches = [n for n in left(names) if is_number(types[n]) or types[n] == "BOOLEAN"]
         take(kind, matches, "its name")

@@ -29,7 +29,7 @@ from twotower.data.logs import (
     read_log,
     settle_time,
 )
-from twotower.data.schema import Column, ColumnFacts
+from twotower.data.schema import GUESSED, Column, ColumnFacts
 from twotower.errors import DataError, join_mistakes
 
 
@@ -98,6 +98,12 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
     if "user_id" not in by_kind or "item_id" not in by_kind:
         raise DataError(join_mistakes(where(source), mistakes))
     user_column, item_column = by_kind["user_id"], by_kind["item_id"]
+    for name in (user_column, item_column):
+        if columns[name].reason == GUESSED:
+            notes.append(
+                f"interactions: column {name!r} was taken for the {columns[name].kind} by its "
+                "place alone; if it is another, declare them under data.columns.interactions"
+            )
     columns = settle_time(columns, logs, declared, notes)
     for log in logs.values():
         mistakes += check_interactions(log, columns_of(log, columns), config.rating_threshold)

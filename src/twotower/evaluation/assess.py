@@ -165,7 +165,9 @@ def assess(
     report["ranking"] = {}
     for group, mask in {"warm": held.is_warm, "cold": ~held.is_warm}.items():
         if mask.any():
-            report["ranking"][group] = _summaries(values, mask, config)
+            # A factor model has no vector for somebody it never met: no fair opponent.
+            fair = {n: v for n, v in values.items() if n != "ials" or group == "warm"}
+            report["ranking"][group] = _summaries(fair, mask, config)
     report["beyond_accuracy"] = {
         name: ev.beyond_accuracy(found[:, :_K], held, seen, num_items)
         for name, found in lists.items()

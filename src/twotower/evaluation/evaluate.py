@@ -176,7 +176,7 @@ def user_warning(held: HeldOut) -> list[str]:
     warm = int(held.is_warm.sum())
     if warm >= FEW_USERS:
         return []
-    if len(held) < FEW_USERS:
+    if warm == len(held):
         return [
             f"only {len(held):,} test users: the intervals are wide and a comparison means "
             "little; bring more data, or hold out more of it (data.test_fraction)"

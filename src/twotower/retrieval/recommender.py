@@ -26,7 +26,7 @@ from twotower.retrieval.index import ExactIndex
 from twotower.retrieval.recommendations import Recommendations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommender:
     """Two trained towers, the vectors they made, and what each user has seen.
 
@@ -57,6 +57,10 @@ class Recommender:
     metrics: Mapping[str, Any]
     history: Mapping[str, Sequence[float]]
 
+    def __repr__(self) -> str:
+        dim = self.item_vectors.shape[1] - 1
+        return f"Recommender({len(self.users):,} users, {len(self.items):,} items, {dim}-d)"
+
     def recommend(
         self, users: Any, k: int = 10, *, include_seen: bool = False
     ) -> Recommendations:
@@ -76,8 +80,8 @@ class Recommender:
         if unknown:
             raise RequestError(
                 f"{self.users.column}: {_some(unknown)}; this model knows "
-                f"{len(self.users):,} users. For somebody new call recommend_for with "
-                "features or a history"
+                f"{len(self.users):,} users. For somebody new there is recommend_for in "
+                "Python, by features or a history"
             )
         return self.recommend_rows(rows, k, include_seen=include_seen)
 
@@ -92,7 +96,7 @@ class Recommender:
     def recommend_for(
         self,
         *,
-        features: Mapping[str, Any] | None = None,
+        features: Any = None,
         history: Any = (),
         k: int = 10,
         include_seen: bool = False,
@@ -100,16 +104,34 @@ class Recommender:
         """The k best items for somebody never seen; any part of what is known may be missing.
 
         Args:
-            features: values of the users' columns.
-            history: an item that the person liked or several, oldest first; unknown ones do
-                not count.
+            features: values of the users' columns by name; those not given are missing.
+            history: an item that the person liked or several, oldest first; unknown ones
+                beside known ones do not count.
 
         Raises:
-            RequestError: a feature that does not exist or can not have that value.
+            RequestError: a feature that does not exist or can not have that value; a history
+                of unknown items, or one for a model that has none.
         """
-        rows = self.items.rows(_listed(history))
+        items = _listed(history)
+        rows = self.items.rows(items)
         rows = rows[rows > 0]
-        vector = self.encode_person(features or {}, rows)
+        if items and self.model.history is None:
+            raise RequestError(
+                "history: this model was trained without histories and can not use one; leave "
+                "it out, or train with model.history: mean"
+            )
+        if items and not len(rows):
+            raise RequestError(
+                f"history: {_some(items)}; this model knows {len(self.items):,} items. Give "
+                "some that it knows, or none"
+            )
+        features = {} if features is None else features
+        if not isinstance(features, Mapping):
+            raise RequestError(
+                f"features: expected names with values, got a {type(features).__name__}; give "
+                "one person's features as a mapping"
+            )
+        vector = self.encode_person(features, rows)
         seen = None if include_seen else (rows, np.zeros(len(rows), np.int64))
         return self._search(np.array([""], dtype=object), vector, k, seen)
 
@@ -154,7 +176,7 @@ class Recommender:
             unknown = [i for i, row in zip(ids, rows, strict=True) if row == 0]
             raise RequestError(
                 f"{self.items.column}: {_some(unknown)}; this model knows {len(self.items):,} "
-                "items. Add new ones with add_items"
+                "items. New ones come in with add_items in Python"
             )
         unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
         own = torch.arange(len(rows))
@@ -167,13 +189,15 @@ class Recommender:
         column = f"{self.items.column}_of"
         return Recommendations(column, self.items.column, self.items.of(rows), *found)
 
-    def score(self, pairs: Iterable[tuple[Any, Any]]) -> Float32[np.ndarray, " N"]:
+    def score(self, pairs: Iterable[Any]) -> Float32[np.ndarray, " N"]:
         """The affinity score of each (user id, item id): comparable within this model only.
 
         Raises:
             RequestError: a user or an item that is not known.
         """
         listed = list(pairs)
+        if any(isinstance(pair, str) or np.shape(pair) != (2,) for pair in listed):
+            raise RequestError("score: expected pairs, each of a user's id and an item's id")
         user_rows = self.users.rows([user for user, _ in listed])
         item_rows = self.items.rows([item for _, item in listed])
         for ids, rows, place in ((self.users, user_rows, 0), (self.items, item_rows, 1)):
@@ -208,7 +232,17 @@ class Recommender:
         Raises:
             DataError: what is wrong with the table.
         """
+        if not self.item_encoders.by_column:
+            raise DataError(
+                "add_items: this model knows items by their ids alone, so it can not judge new "
+                "ones; train with an items table that has features"
+            )
         ids, values = self._read_items(table)
+        if not values:
+            known = ", ".join(self.item_encoders.by_column)
+            raise DataError(
+                f"add_items: no column is a feature with a value; the features are: {known}"
+            )
         rows = self.items.rows(ids)
         fresh = rows == 0
         codes = np.where(self.has_own_id[rows], rows, 0)

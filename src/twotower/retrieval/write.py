@@ -31,6 +31,10 @@ def write_blocks(blocks: Iterator[Mapping[str, np.ndarray]], path: Path) -> int:
     if path.is_dir() or not path.parent.is_dir():
         what = "is a directory" if path.is_dir() else f"{path.parent} does not exist"
         raise RequestError(f"{path}: can not be written ({what}); give the path of a file")
+    if path.suffix.lower() not in {".parquet", ".pq"}:
+        raise RequestError(
+            f"{path}: what is written is Parquet; give a file that ends in .parquet"
+        )
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     connection = engine.connect()
     rows = 0

@@ -67,7 +67,8 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     for name, differences in summary["difference"].items():
         difference = differences[metric]
         theirs = summary[name][metric]["mean"]
-        share = f" ({difference['mean'] / theirs:+.0%})" if theirs else ""
+        # Of nearly nothing any share is enormous.
+        share = f" ({difference['mean'] / theirs:+.0%})" if theirs > 0.01 else ""
         amount = (
             f"{difference['mean']:+.4f} [{difference['low']:.4f}, {difference['high']:.4f}]"
         )
@@ -100,8 +101,8 @@ def recommendations(
 ) -> None:
     """Each user's list, with what speaks for it."""
     for user, pairs in zip(found.user_ids.tolist(), found, strict=True):
-        table = Table(title=f"{title} {user}", title_justify="left")
-        for column, justify in (("rank", "right"), (found.item_column, "right")):
+        table = Table(title=escape(f"{title} {user}"), title_justify="left")
+        for column, justify in (("rank", "right"), (escape(found.item_column), "right")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         table.add_column("score", justify="right")
         table.add_column("affinity", justify="right")
@@ -142,7 +143,7 @@ def describe(values: Mapping[str, np.ndarray], row: int, *, parts: int = 4) -> s
         if column.ndim > 1 or value is None:
             continue
         if isinstance(value, list):
-            words.append(", ".join(map(str, value[:4])))
+            words += [", ".join(map(str, value[:4]))] if value else []
         elif isinstance(value, str):
             words.append(value if len(value) < 40 else value[:37] + "...")
         elif value == 1.0 and _is_yes_no(column):
@@ -160,9 +161,13 @@ def _is_yes_no(column: np.ndarray) -> bool:
 def run_table(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
     """Runs beside each other."""
     table = Table(title="runs", title_justify="left")
+    longest = max((len(str(directory)) for directory, _ in rows), default=0)
     for column in ("run", "loss", "ndcg@10 (interval)", "best baseline", "AUC", "seconds"):
-        justify = "left" if column == "run" else "right"
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        if column == "run":
+            # What one copies into the next command stays whole.
+            table.add_column(column, no_wrap=True, min_width=longest)
+        else:
+            table.add_column(column, justify="right", overflow="fold")
     for directory, measured in rows:
         summary = measured.get("ranking", {}).get("warm", {})
         ours = summary.get("towers", {}).get("ndcg@10")
@@ -174,7 +179,7 @@ def run_table(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
         best = max(others, default=None)
         auc = measured.get("test_auc")
         table.add_row(
-            str(directory),
+            escape(str(directory)),
             str(measured.get("loss", "")),
             _interval(ours) if ours else "",
             f"{best[0]:.4f} {_NAMES.get(best[1], best[1])}" if best else "",
@@ -190,7 +195,7 @@ def similar(console: Console, recommender: Recommender, found: Recommendations) 
         row = int(recommender.items.rows([item])[0])
         about = describe(recommender.item_values, row)
         table = Table(title=escape(f"nearest to {item}  {about}"), title_justify="left")
-        for column in ("rank", found.item_column, "cosine"):
+        for column in ("rank", escape(found.item_column), "cosine"):
             table.add_column(column, justify="right")
         table.add_column("what it is")
         rows = recommender.items.rows([other for other, _ in pairs])

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from twotower.config import Config, Loss
+from twotower.config import Config, Loss, ModelConfig
+from twotower.data.entities import Entities
+from twotower.data.features import fit_encoders
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
@@ -38,31 +40,34 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         few_items = len(dataset.items) <= _FULL_SOFTMAX_ITEMS
         loss = "bce" if mixed else "softmax" if few_items else "in_batch_softmax"
     from_labels = loss in {"bce", "triplet"}
+    # A column that is the same for all who are met is there and tells nothing.
+    has_user_features = _tell_something(dataset.users, train.user_rows, model)
+    has_item_features = _tell_something(dataset.items, train.item_rows, model)
     history = model.history
     if history == "auto":
         history = "none" if from_labels else "mean"
     user_ids, item_ids = model.user_ids, model.item_ids
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
-        user_ids = history == "none" and (often or not dataset.users.values)
+        user_ids = history == "none" and (often or not has_user_features)
     if item_ids == "auto":
         often = _rows_each(train.item_rows) >= _ENOUGH_FOR_AN_ID
-        item_ids = not from_labels or often or not dataset.items.values
+        item_ids = not from_labels or often or not has_item_features
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" else "ndcg"
     # A distance knows no bias.
     item_bias = model.item_bias and bool(item_ids) and loss != "triplet"
     batch_size = _BATCH_SIZES[loss] if training.batch_size == "auto" else training.batch_size
-    if not user_ids and history == "none" and not dataset.users.values:
+    if not user_ids and history == "none" and not has_user_features:
         raise ConfigError(
-            "model: users have no features, and with user_ids false and history 'none' nothing "
-            "tells one from another; allow one of them"
+            "model: users have no features that differ, and with user_ids false and history "
+            "'none' nothing tells one from another; allow one of them"
         )
-    if not item_ids and not dataset.items.values:
+    if not item_ids and not has_item_features:
         raise ConfigError(
-            "model: items have no features, and with item_ids false nothing tells one from "
-            "another; set item_ids to true"
+            "model: items have no features that differ, and with item_ids false nothing tells "
+            "one from another; set item_ids to true"
         )
     return config.model_copy(
         update={
@@ -84,6 +89,10 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
             "data": config.data.model_copy(update={"split": parts.name}),
         }
     )
+
+
+def _tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:
+    return bool(fit_encoders(entities, np.unique(rows), model).by_column)
 
 
 def _rows_each(rows: np.ndarray) -> float:
