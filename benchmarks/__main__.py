@@ -22,7 +22,7 @@ COMMANDS = {
     "generate": ["generate"],
     "lab_scores": ["lab_scores"],
     "lab_throughput": ["lab_throughput"],
-    "holdout": ["holdout", "--seeds", "42", "43", "44"],
+    "holdout": ["holdout", "--seeds", "42", "43"],
 }
 
 

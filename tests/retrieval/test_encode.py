@@ -10,6 +10,7 @@ from torch import Tensor
 from twotower.data.features import FeatureTable
 from twotower.data.interactions import Histories
 from twotower.errors import TwoTowerError
+from twotower.model.history import PackedHistory
 from twotower.retrieval import encode
 from twotower.retrieval.encode import item_vectors, require_finite, user_vectors
 from worlds import shopkeeper
@@ -33,6 +34,17 @@ def test_they_are_the_vectors_that_the_recommender_keeps() -> None:
     table, liked, items = people()
     found = user_vectors(keeper.model, table, np.arange(60), liked, items)
     torch.testing.assert_close(found, keeper.user_vectors[1:])
+
+
+def test_a_users_vector_comes_of_features_and_of_the_embeddings_of_what_was_liked() -> None:
+    keeper, (table, liked, items) = shopkeeper(), people()
+    embeddings = keeper.model.encode_items(goods())
+    found = user_vectors(keeper.model, table, np.arange(60), liked, items)
+    for row in (0, 33):
+        own = torch.from_numpy(liked.of(row).astype(np.int64)) - 1
+        history = PackedHistory(own, torch.tensor([0, len(own)]), embeddings)
+        user = keeper.model.encode_users(table.take(torch.tensor([row])), history)
+        torch.testing.assert_close(found[row : row + 1], keeper.model.user_vectors(user).data)
 
 
 @pytest.mark.parametrize("size", [1, 7, 40, 60])

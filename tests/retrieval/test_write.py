@@ -85,6 +85,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "x.parquet").read_text() == "mine"
 
 
+def test_a_place_that_is_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
+    def blocks() -> Iterator[Block]:
+        (tmp_path / "x.parquet").mkdir()
+        yield block(0, 10)
+
+    with pytest.raises(RequestError, match="Is a directory"):
+        write_blocks(blocks(), tmp_path / "x.parquet")
+    assert files(tmp_path) == ["x.parquet"]
+
+
 def test_a_block_is_forgotten_before_the_next_but_one_is_made(tmp_path: Path) -> None:
     made: list[Any] = []
 

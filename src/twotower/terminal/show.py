@@ -83,8 +83,9 @@ def _verdict(summary: Mapping[str, Any]) -> str:
 
 
 def _labels_table(measured: Mapping[str, Any]) -> Table:
-    table = Table(title="test, labels", title_justify="left")
     best = measured.get("best_possible")
+    luck = "best possible: what the true chances score here; luck may pass it" if best else None
+    table = Table(title="test, labels", title_justify="left", caption=luck)
     columns = {"AUC": "auc", "log-loss": "log_loss", "accuracy": "accuracy"}
     table.add_column("")
     for column in [*columns, "calibration error"]:

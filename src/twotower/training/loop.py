@@ -7,6 +7,7 @@ a training that was stopped after any epoch goes on exactly as if it never was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,9 @@ from twotower.config import TrainingConfig
 from twotower.errors import TwoTowerError
 from twotower.model.two_tower import TwoTower
 from twotower.training.objective import Objective
+
+# Rows of a step up to which one thread does it.
+_SMALL_BATCH = 1024
 
 Weights = dict[str, Tensor]
 Validate = Callable[[TwoTower], dict[str, float]]
@@ -125,14 +129,15 @@ def epochs(
         # Sums of a loss a row; read once an epoch, lest each step waits for the device.
         total = torch.zeros((), dtype=torch.float64)
         rows = 0
-        for batch in objective.batches(batch_size, rng):
-            loss = objective.loss_of(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizers.step()
-            total += loss.detach().to("cpu", torch.float64) * len(batch)
-            rows += len(batch)
-            if on_step is not None:
-                on_step(len(batch))
+        with _threads_for(objective, batch_size):
+            for batch in objective.batches(batch_size, rng):
+                loss = objective.loss_of(model, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizers.step()
+                total += loss.detach().to("cpu", torch.float64) * len(batch)
+                rows += len(batch)
+                if on_step is not None:
+                    on_step(len(batch))
         model.eval()
         train_loss = float(total) / max(rows, 1)
         if not np.isfinite(train_loss):
@@ -143,6 +148,22 @@ def epochs(
         values = {"train_loss": train_loss, **validate(model)}
         progress = _after(progress, model, values, metric, better)
         yield progress
+
+
+@contextmanager
+def _threads_for(objective: Objective, batch_size: int) -> Iterator[None]:
+    """One thread where the products of a step are small.
+
+    Threads gain next to nothing there, and each product waits for the slowest of them: beside
+    one other busy process a step on two cores took eight times as long with two threads.
+    """
+    threads = torch.get_num_threads()
+    is_small = objective.loss != "softmax" and batch_size <= _SMALL_BATCH
+    torch.set_num_threads(1 if is_small else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _after(
