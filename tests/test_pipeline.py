@@ -26,7 +26,7 @@ from worlds import checkerboard, settings, shop, shopkeeper, trained
 
 NOW = datetime(2026, 1, 31, 12)
 NAME = "20260131-120000-x"
-SHORT = {"epochs": 3, "early_stopping_patience": 3}
+SHORT = {"epochs": 3, "early_stopping_patience": 3, "batch_size": 128}
 ROOT = Path(__file__).parents[1]
 
 
@@ -136,7 +136,7 @@ class TestStopped:
     def test_a_training_that_was_killed_goes_on_as_if_it_never_was(
         self, stage: str, epoch: int, tmp_path: Path
     ) -> None:
-        config = settings(training={"epochs": 6, "early_stopping_patience": 2})
+        config = settings(training={**SHORT, "epochs": 6})
         asked = {"into": tmp_path, "name": "x", "now": NOW}
         killed = Told(stop_at(stage, epoch, SystemExit("killed")))
         with pytest.raises(SystemExit):

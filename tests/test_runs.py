@@ -370,11 +370,12 @@ class TestList:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         root, killed = tmp_path / "runs", tmp_path / "killed"
-        listed = []
+        listed, moved = [], set[int]()
 
         def watch(_: int) -> None:
             # Where the disk is asked to keep what was written; all files are there by then.
             listed.append(runs.list_runs(root))
+            moved.update(path.stat().st_ino for path in root.glob(".*/*"))
             shutil.copytree(root, killed, dirs_exist_ok=True)
 
         monkeypatch.setattr(os, "fsync", watch)
@@ -382,6 +383,8 @@ class TestList:
         assert listed
         assert not any(listed)
         assert runs.list_runs(root) == [directory]
+        # All at once: it was moved, not copied.
+        assert {path.stat().st_ino for path in directory.iterdir()} == moved
         # A kill would have left this behind.
         assert list(killed.rglob("manifest.json"))
         assert runs.list_runs(killed) == []

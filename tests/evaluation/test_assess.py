@@ -182,7 +182,7 @@ def test_popularity_is_what_was_popular_before_the_test_part() -> None:
 
 def test_the_labels_figures_are_those_of_the_affinities_that_people_get() -> None:
     tables = parted(disliked=8)
-    config = settings(data=GIVEN, training={"epochs": 3, "loss": "bce"})
+    config = settings(data=GIVEN, training={"epochs": 2, "loss": "bce", "batch_size": 128})
     recommender = pipeline.fit(tables, config)
     test = tables["test"]
     pairs = list(zip(test["user_id"], test["item_id"], strict=True))
