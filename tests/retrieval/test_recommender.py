@@ -232,6 +232,11 @@ class TestScore:
         own = recommender.affinity(recommender.score([(100, 500), (100, 501)]))
         assert 0 < own[1] < own[0] < 1
 
+    @pytest.mark.parametrize("pair", [100, "ab", (100,), (100, 500, 1)])
+    def test_what_is_no_pair_is_refused(self, recommender: Recommender, pair: Any) -> None:
+        with pytest.raises(RequestError, match="expected pairs of a user's id and an item's"):
+            recommender.score([(100, 500), pair])
+
     @pytest.mark.parametrize("pair", [(9, 500), (100, 9)])
     def test_a_pair_with_somebody_unknown_is_refused(
         self, recommender: Recommender, pair: tuple[int, int]

@@ -5,7 +5,7 @@ Evaluation and serving call it too, so that what was measured is what is served.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -196,8 +196,12 @@ class Recommender:
             RequestError: a user or an item that is not known.
         """
         listed = list(pairs)
-        if any(isinstance(pair, str) or np.shape(pair) != (2,) for pair in listed):
-            raise RequestError("score: expected pairs, each of a user's id and an item's id")
+        for pair in listed:
+            if isinstance(pair, str) or not isinstance(pair, Sized) or len(pair) != 2:
+                raise RequestError(
+                    f"score: expected pairs of a user's id and an item's id, got {pair!r}; "
+                    "give both ids of each pair"
+                )
         user_rows = self.users.rows([user for user, _ in listed])
         item_rows = self.items.rows([item for _, item in listed])
         for ids, rows, place in ((self.users, user_rows, 0), (self.items, item_rows, 1)):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from twotower.config import Config, Loss, ModelConfig
+from twotower.data.encoders import fit_encoder
 from twotower.data.entities import Entities
-from twotower.data.features import fit_encoders
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
@@ -92,7 +92,11 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
 
 
 def _tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:
-    return bool(fit_encoders(entities, np.unique(rows), model).by_column)
+    met = np.unique(rows) - 1
+    return any(
+        fit_encoder(entities.columns[name], values[met], model) is not None
+        for name, values in entities.values.items()
+    )
 
 
 def _rows_each(rows: np.ndarray) -> float:
