@@ -70,6 +70,7 @@ def labs_way(data: Path, config: Config) -> Any:
     user, movie = tower(rows.users.shape[1], config), tower(rows.movies.shape[1], config)
     rate, decay = config.training.learning_rate, config.training.weight_decay
     parameters = [*user.parameters(), *movie.parameters()]
+    assert rate != "auto"
     adam = torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
     criterion = nn.BCELoss()
 

@@ -68,8 +68,10 @@ class ModelConfig(Section):
         (256, 128), description="hidden layers of the item tower; [] for a linear tower"
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="share of hidden units dropped")
-    normalize: bool = Field(
-        True, description="embeddings of length 1, with a learned scale (1 / temperature)"
+    normalize: bool | Literal["auto"] = Field(
+        "auto",
+        description="embeddings of length 1, with a learned scale (1 / temperature); auto: "
+        "yes, but not with history own_table",
     )
     user_ids: bool | Literal["auto"] = Field(
         "auto",
@@ -93,10 +95,12 @@ class ModelConfig(Section):
     text_buckets: Annotated[int, Field(ge=16, le=2**26)] = Field(
         16_384, description="rows of the table that n-grams are hashed into"
     )
-    history: Literal["auto", "none", "mean"] = Field(
+    history: Literal["auto", "none", "mean", "own_table"] = Field(
         "auto",
-        description="how a user's past items become one vector; auto: mean for the softmax "
-        "losses and bpr, none for bce and triplet",
+        description="how a user's past items become one vector; mean: of their embeddings; "
+        "own_table: of vectors that are for histories alone, which with the items' ids start "
+        "in closed form (softmax only); auto: own_table for softmax, mean for "
+        "in_batch_softmax and bpr, none for bce and triplet",
     )
     history_length: Width = Field(500, description="how many of the last items count, L")
     history_dropout: float = Field(
@@ -120,7 +124,11 @@ class TrainingConfig(Section):
         description="rows of a step: interactions, or users under softmax; auto: 256 for bce "
         "and triplet, 256 users for softmax, 2,048 for the others",
     )
-    learning_rate: float = Field(0.001, gt=0, le=10, description="of the dense layers")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
+        "auto",
+        description="of the dense layers; auto: 0.001, but 0.0001 with history own_table, "
+        "which starts from something good",
+    )
     embedding_learning_rate: float | None = Field(
         None,
         gt=0,

@@ -30,7 +30,12 @@ from twotower.data.tables import Dataset, read
 from twotower.errors import DataError, RunError, TwoTowerError
 from twotower.evaluation.assess import assess, validation
 from twotower.evaluation.calibration import fit_line
-from twotower.retrieval.encode import item_vectors, require_finite, user_vectors
+from twotower.retrieval.encode import (
+    history_vectors,
+    item_vectors,
+    require_finite,
+    user_vectors,
+)
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.write import write_blocks
@@ -171,6 +176,7 @@ def _fit(
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
         "best_epoch": best_epoch,
+        "start": learned.start and learned.start.describe(),
         "train_seconds": seconds,
         "loss": config.training.loss,
         "seed": config.training.seed,
@@ -199,6 +205,7 @@ def _refit(
             None,
             metric="train_loss",
             checkpoint=work and work / "refit.safetensors",
+            start=learned.start,
             # An interrupted search may end elsewhere the next time.
             identity=f"{identity} {longer.epochs} epochs",
             resume=resume,
@@ -244,7 +251,7 @@ def assemble(
         learned.users,
         np.arange(num_users + 1),
         liked.latest(config.model.history_length),
-        items,
+        history_vectors(learned.model, items, learned.has_own_id),
     )
     require_finite(users, items)
     return Recommender(

@@ -61,3 +61,31 @@ def test_hidden_units_are_dropped_in_training_only() -> None:
     assert not torch.equal(model(values), model(values))
     torch.testing.assert_close(model.eval()(values), by_hand(model, values))
     assert torch.equal(tower([], dropout=0.5)(values), tower([])(values))
+
+
+@settings(deadline=None)
+@given(widths, st.booleans())
+def test_its_gradients_are_those_that_autograd_finds_for_the_parts(
+    hidden: list[int], of_features: bool
+) -> None:
+    model = tower(hidden)
+    values = features().requires_grad_(of_features)
+    wanted = [*model.parameters()] + ([values] if of_features else [])
+    weights = torch.randn(7, DIM, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad((model(values) * weights).sum(), wanted)
+    theirs = torch.autograd.grad((by_hand(model, values) * weights).sum(), wanted)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_dropped_unit_learns_nothing_and_the_others_by_as_much_as_they_spoke() -> None:
+    model, values = tower([64], dropout=0.5), features()
+    torch.manual_seed(5)
+    made = model(values)
+    ours = torch.autograd.grad(made.sum(), list(model.parameters()))
+    hidden = (values @ model.hidden[0].weight.T + model.hidden[0].bias).relu()
+    torch.manual_seed(5)
+    hidden = hidden * model.dropout.mask(hidden) * 2.0
+    by_parts = hidden @ model.output.weight.T + model.output.bias
+    torch.testing.assert_close(made, by_parts)
+    theirs = torch.autograd.grad(by_parts.sum(), list(model.parameters()))
+    torch.testing.assert_close(ours, theirs)

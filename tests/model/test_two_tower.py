@@ -121,6 +121,41 @@ class TestEmbedding:
         around = model.encode_users(users(), forgotten) + model.history(histories(of_items))
         assert not torch.isclose(around, of_users).any()
 
+    def test_with_a_table_of_their_own_histories_and_ids_speak_alone_where_there_are_any(
+        self,
+    ) -> None:
+        model = towers(history="own_table", normalize=False, user_ids=False)
+        model.like_in_history.copy_(torch.arange(1.0, DIM + 1))
+        assert model.history is not None
+        assert model.history_table is not None
+        assert model.item_features.id_table is not None
+        of_items = model.encode_items(items())
+        torch.testing.assert_close(of_items[1:], model.item_features.id_table.weight[1:])
+        assert not torch.isclose(of_items[0], model.item_features.id_table.weight[0]).any()
+        packed = histories(model.in_history(of_items, items().ids))
+        assert packed.embeddings is not of_items
+        torch.testing.assert_close(packed.embeddings[1:], model.history_table.weight[1:])
+        torch.testing.assert_close(packed.embeddings[0], of_items[0] * model.like_in_history)
+        strangers = replace(users(), ids=torch.zeros(9, dtype=torch.int64))
+        forgotten = packed.only(torch.arange(9) > 3)
+        made = model.encode_users(strangers, forgotten)
+        unlike = model.encode_users(replace(strangers, dense=users(1).dense), forgotten)
+        assert torch.equal(made[4:], unlike[4:])
+        assert not torch.isclose(made[:4], unlike[:4]).any()
+
+    def test_a_start_fills_both_tables_and_leaves_the_rest_of_their_width_at_zero(self) -> None:
+        model = towers(history="own_table", normalize=False)
+        assert model.history_table is not None
+        assert model.item_features.id_table is not None
+        in_history, of_items = torch.rand(10, 3), torch.rand(10, 3)
+        model.start_from(in_history, of_items)
+        zeros = torch.zeros(10, DIM - 3)
+        filled = torch.cat([in_history, zeros], 1)
+        assert torch.equal(model.history_table.weight, filled)
+        model.start_from(of_items * torch.tensor([1.0, -2.0, 0.5]), of_items)
+        assert model.like_in_history.tolist() == pytest.approx([1.0, -2.0, 0.5, 0, 0])
+        assert torch.equal(model.item_features.id_table.weight, torch.cat([of_items, zeros], 1))
+
     def test_without_ids_a_row_is_nothing_but_its_features(self) -> None:
         model = towers(ids=False)
         others = replace(items(), ids=torch.arange(10).flip(0))

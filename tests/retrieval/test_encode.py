@@ -12,7 +12,12 @@ from twotower.data.interactions import Histories
 from twotower.errors import TwoTowerError
 from twotower.model.history import PackedHistory
 from twotower.retrieval import encode
-from twotower.retrieval.encode import item_vectors, require_finite, user_vectors
+from twotower.retrieval.encode import (
+    history_vectors,
+    item_vectors,
+    require_finite,
+    user_vectors,
+)
 from worlds import shopkeeper
 
 
@@ -25,55 +30,56 @@ def people() -> tuple[FeatureTable, Histories, Tensor]:
     keeper = shopkeeper()
     table = keeper.user_encoders.encode(keeper.user_values, np.zeros(60, np.int64))
     shifted = Histories(keeper.liked.offsets[1:], keeper.liked.items)
-    return table, shifted, keeper.item_vectors
+    in_history = history_vectors(keeper.model, keeper.item_vectors, keeper.has_own_id)
+    return table, shifted, in_history
 
 
 def test_they_are_the_vectors_that_the_recommender_keeps() -> None:
     keeper = shopkeeper()
     torch.testing.assert_close(item_vectors(keeper.model, goods()), keeper.item_vectors[1:])
-    table, liked, items = people()
-    found = user_vectors(keeper.model, table, np.arange(60), liked, items)
+    table, liked, in_history = people()
+    found = user_vectors(keeper.model, table, np.arange(60), liked, in_history)
     torch.testing.assert_close(found, keeper.user_vectors[1:])
 
 
-def test_a_users_vector_comes_of_features_and_of_the_embeddings_of_what_was_liked() -> None:
-    keeper, (table, liked, items) = shopkeeper(), people()
-    embeddings = keeper.model.encode_items(goods())
-    found = user_vectors(keeper.model, table, np.arange(60), liked, items)
+def test_a_users_vector_comes_of_features_and_of_the_vectors_of_what_was_liked() -> None:
+    keeper, (table, liked, in_history) = shopkeeper(), people()
+    liked_ones = in_history[1:]
+    found = user_vectors(keeper.model, table, np.arange(60), liked, in_history)
     for row in (0, 33):
         own = torch.from_numpy(liked.of(row).astype(np.int64)) - 1
-        history = PackedHistory(own, torch.tensor([0, len(own)]), embeddings)
+        history = PackedHistory(own, torch.tensor([0, len(own)]), liked_ones)
         user = keeper.model.encode_users(table.take(torch.tensor([row])), history)
         torch.testing.assert_close(found[row : row + 1], keeper.model.user_vectors(user).data)
 
 
 @pytest.mark.parametrize("size", [1, 7, 40, 60])
 def test_blocks_of_any_size_give_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper, (table, liked, items) = shopkeeper(), people()
+    keeper, (table, liked, in_history) = shopkeeper(), people()
     whole = (
         item_vectors(keeper.model, goods()),
-        user_vectors(keeper.model, table, np.arange(60), liked, items),
+        user_vectors(keeper.model, table, np.arange(60), liked, in_history),
     )
     monkeypatch.setattr(encode, "_BLOCK_ROWS", size)
     parted = (
         item_vectors(keeper.model, goods()),
-        user_vectors(keeper.model, table, np.arange(60), liked, items),
+        user_vectors(keeper.model, table, np.arange(60), liked, in_history),
     )
     torch.testing.assert_close(parted, whole)
 
 
 def test_some_users_in_any_order_have_the_vectors_they_have_among_all() -> None:
-    keeper, (table, liked, items) = shopkeeper(), people()
-    every = user_vectors(keeper.model, table, np.arange(60), liked, items)
+    keeper, (table, liked, in_history) = shopkeeper(), people()
+    every = user_vectors(keeper.model, table, np.arange(60), liked, in_history)
     rows = np.array([31, 4, 4, 59, 0])
-    found = user_vectors(keeper.model, table, rows, liked, items)
+    found = user_vectors(keeper.model, table, rows, liked, in_history)
     torch.testing.assert_close(found, every[torch.from_numpy(rows)])
 
 
 def test_nobody_has_no_vectors_of_the_same_width() -> None:
-    keeper, (table, liked, items) = shopkeeper(), people()
-    found = user_vectors(keeper.model, table, np.empty(0, np.int64), liked, items)
-    assert found.shape == (0, items.shape[1])
+    keeper, (table, liked, in_history) = shopkeeper(), people()
+    found = user_vectors(keeper.model, table, np.empty(0, np.int64), liked, in_history)
+    assert found.shape == (0, in_history.shape[1] + 1)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])

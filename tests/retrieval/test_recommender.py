@@ -270,15 +270,13 @@ class TestAddItems:
         with pytest.raises(RequestError):
             recommender.similar_items(999)
 
-    def test_a_known_item_gets_its_new_features_and_keeps_its_place(
+    def test_a_known_item_gets_its_new_features_and_keeps_what_people_made_of_it(
         self, recommender: Recommender
     ) -> None:
         changed = recommender.add_items(new_item("folk", 500))
         assert len(changed.items) == NUM_ITEMS
-        folk = {"features": {"taste": "folk"}, "k": NUM_ITEMS}
-        before = items_of(recommender, **folk).index(500)
-        assert items_of(changed, **folk).index(500) < before
         assert changed.item_values["genre"][0] == "folk"
+        assert (changed.item_vectors[1] == recommender.item_vectors[1]).all()
         assert (changed.item_vectors[2:] == recommender.item_vectors[2:]).all()
 
     def test_items_come_one_after_the_other_and_in_any_frame(

@@ -78,7 +78,10 @@ def test_every_auto_becomes_what_its_description_says(
     assert made.training.loss == loss
     assert made.training.batch_size == users[loss]
     assert made.training.early_stopping_metric == ("loss" if loss == "bce" else "ndcg")
-    assert made.model.history == ("none" if from_labels else "mean")
+    others = "own_table" if loss == "softmax" else "mean"
+    assert made.model.history == ("none" if from_labels else others)
+    assert made.model.normalize == (loss != "softmax")
+    assert made.training.learning_rate == (1e-4 if loss == "softmax" else 1e-3)
     assert made.model.user_ids == (from_labels and not learns_by_heart)
     assert made.model.item_ids == (not from_labels or not learns_by_heart)
     assert made.model.item_bias == (made.model.item_ids and loss != "triplet")
@@ -100,12 +103,13 @@ def test_a_catalogue_too_large_for_all_its_logits_gets_the_batch_for_negatives(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("history", ["none", "mean"])
 def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
-    model = {"history": history, "user_ids": True, "item_ids": False, "dropout": 0.1}
+    model = {"history": history, "user_ids": True, "item_ids": False, "normalize": False}
     training = {
         "loss": loss,
         "batch_size": 7,
         "early_stopping_metric": "loss",
         "seed": 5,
+        "learning_rate": 0.5,
     }
     given = parse_config({"model": model, "training": training})
     made = resolved(ring(each=20), model=model, training=training)
@@ -114,6 +118,19 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
     assert made.model == given.model.model_copy(update=bias)
     assert made.training == given.training
     assert made.evaluation == given.evaluation
+
+
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [({"normalize": True}, {}), ({"item_ids": False}, {}), ({}, {"loss": "bpr"})],
+)
+def test_a_start_in_closed_form_asks_for_what_it_needs_and_is_not_chosen_without(
+    model: dict[str, Any], training: dict[str, Any]
+) -> None:
+    assert resolved(ring(each=20), model=model, training=training).model.history == "mean"
+    asked = {**model, "history": "own_table"}
+    with pytest.raises(ConfigError, match=r"'own_table' .* needs training\.loss softmax"):
+        resolved(ring(each=20), model=asked, training=training)
 
 
 def test_a_history_that_was_asked_for_says_what_the_id_would() -> None:

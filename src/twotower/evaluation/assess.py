@@ -18,7 +18,12 @@ from twotower.evaluation import evaluate as ev
 from twotower.evaluation.baselines import Factors, ials, popularity, tuned_ials
 from twotower.evaluation.calibration import fit_line
 from twotower.evaluation.metrics import auc, log_loss
-from twotower.retrieval.encode import item_vectors, require_finite, user_vectors
+from twotower.retrieval.encode import (
+    history_vectors,
+    item_vectors,
+    require_finite,
+    user_vectors,
+)
 from twotower.retrieval.index import ExactIndex
 from twotower.retrieval.recommender import Recommender
 from twotower.training.learn import Learned
@@ -66,7 +71,10 @@ class Validation:
             return 0.0
         liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
-        users = user_vectors(learned.model, learned.users, self.held.user_rows, liked, items)
+        in_history = history_vectors(learned.model, items, learned.has_own_id)
+        users = user_vectors(
+            learned.model, learned.users, self.held.user_rows, liked, in_history
+        )
         can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
         index = ExactIndex(items[1:].cpu(), torch.from_numpy(can_judge[1:]))
         found = ev.rank(users.cpu(), index, self.held, self.seen, _K)
@@ -77,7 +85,8 @@ class Validation:
         liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
         distinct, place = np.unique(self.user_rows, return_inverse=True)
-        users = user_vectors(learned.model, learned.users, distinct, liked, items)
+        in_history = history_vectors(learned.model, items, learned.has_own_id)
+        users = user_vectors(learned.model, learned.users, distinct, liked, in_history)
         chosen = users[torch.from_numpy(place).to(users.device)]
         rows = torch.from_numpy(self.item_rows.astype(np.int64)).to(users.device)
         scores = (chosen * items[rows]).sum(1)

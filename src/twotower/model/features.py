@@ -41,6 +41,7 @@ class FeatureLayer(nn.Module):
             + len(shape.categories) * config.category_dim
             + sum(table.embedding_dim for table in self.bag_tables)  # type: ignore[misc]
         )
+        self.has_features = self.width > (config.embedding_dim if ids else 0)
 
     def feature_tables(self) -> list[nn.Parameter]:
         """The tables of categories, lists and texts: all but that of ids."""

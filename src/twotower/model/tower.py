@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from twotower.model.dropout import Dropout
 
@@ -34,22 +39,76 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = normalize
-        layers: list[nn.Module] = []
-        width = input_dim
-        for hidden in hidden_dims:
-            layers += [nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout)]
-            width = hidden
-        self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(width, embedding_dim)
-        for layer in (*self.hidden, self.output):
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        widths = [input_dim, *hidden_dims, embedding_dim]
+        layers = [nn.Linear(*pair) for pair in pairwise(widths)]
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.hidden = nn.ModuleList(layers[:-1])
+        self.output = layers[-1]
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B D"]:
         """Features -> embeddings."""
-        embedding: Tensor = self.output(self.hidden(features))
+        layers = [*self.hidden, self.output]
+        weights = [layer.weight for layer in layers]
+        biases = [layer.bias for layer in layers]
+        embedding: Tensor = _Layers.apply(  # type: ignore[no-untyped-call]
+            features, self.dropout, *weights, *biases
+        )
         return unit(embedding) if self.normalize else embedding
+
+
+class _Layers(Function):
+    """Linear layers with ReLU and dropout between them, as one step of autograd.
+
+    ReLU and dropout work in place, and the backward pass reads from the zeros that they left
+    where no gradient flows; dropout's scale is folded into the next product. So a layer costs
+    little beside its products, where a module for each part costs as much again. Can be
+    differentiated once only.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, dropout: Dropout, *weights_and_biases: Tensor
+    ) -> Tensor:
+        """The last layer's output, (B, D)."""
+        depth = len(weights_and_biases) // 2
+        weights, biases = weights_and_biases[:depth], weights_and_biases[depth:]
+        inputs, scale = [features], 1.0
+        for weight, bias in zip(weights, biases, strict=True):
+            values = torch.addmm(bias, inputs[-1], weight.t(), alpha=scale)
+            if len(inputs) == depth:
+                break
+            values.relu_()
+            if dropout.is_on:
+                values.mul_(dropout.mask(values))
+            inputs.append(values)
+            scale = dropout.scale
+        ctx.save_for_backward(*inputs, *weights)
+        ctx.scale = dropout.scale
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the features, the weights and the biases."""
+        depth = len(ctx.saved_tensors) // 2
+        inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
+        of_weights: list[Tensor] = []
+        of_biases: list[Tensor] = []
+        for place in reversed(range(depth)):
+            scale = ctx.scale if place else 1.0
+            below, weight = inputs[place], weights[place]
+            of_biases.insert(0, gradient.sum(0))
+            of_weights.insert(
+                0, torch.addmm(weight, gradient.t(), below, beta=0.0, alpha=scale)
+            )
+            if place:
+                gradient = torch.addmm(below, gradient, weight, beta=0.0, alpha=scale)
+                gradient = torch.ops.aten.threshold_backward(gradient, below, 0.0)
+        of_features = gradient @ weights[0] if ctx.needs_input_grad[0] else None
+        return of_features, None, *of_weights, *of_biases
 
 
 def unit(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:

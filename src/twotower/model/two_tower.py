@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from twotower.config import ModelConfig
@@ -32,8 +32,9 @@ class TwoTower(nn.Module):
 
     An id's embedding and the pooled history have the length of the embedding and also go
     around the hidden layers, whose output starts at zero beside them: training begins as a
-    factor model and the layers add what features can. On small data that is the difference
-    between above and below a tuned item-item model (``benchmarks/LOG.md``).
+    factor model and the layers add what features can. With ``history: own_table``, which
+    starts as a good factor model, the layers do not add but stand in: for items without an id
+    of their own and for users without a history (``benchmarks/LOG.md``).
 
     Args:
         config: with nothing left on "auto".
@@ -41,6 +42,7 @@ class TwoTower(nn.Module):
     """
 
     slope: Tensor
+    like_in_history: Tensor
 
     def __init__(
         self,
@@ -60,13 +62,18 @@ class TwoTower(nn.Module):
             "user_ids": user_ids,
             "item_ids": item_ids,
         }
+        self.embedding_dim = dim
         self.id_dropout = config.id_dropout
-        self.normalize = config.normalize
+        self.normalize = bool(config.normalize)
         self.user_features = FeatureLayer(user_shape, config, ids=user_ids, sparse=sparse)
         self.item_features = FeatureLayer(item_shape, config, ids=item_ids, sparse=sparse)
-        self.history = None
-        if config.history == "mean":
+        self.history = self.history_table = None
+        if config.history in {"mean", "own_table"}:
             self.history = MeanHistory(dim, config.history_dropout)
+        if config.history == "own_table":
+            self.history_table = nn.Embedding(item_shape.num_ids + 1, dim, sparse=sparse)
+            nn.init.zeros_(self.history_table.weight)
+            self.register_buffer("like_in_history", torch.zeros(dim))
         self.user_tower = _tower(
             self.user_features.width + (dim if self.history else 0),
             config.user_hidden_dims,
@@ -81,8 +88,9 @@ class TwoTower(nn.Module):
             self.item_bias = nn.Embedding(item_shape.num_ids + 1, 1, sparse=sparse)
             nn.init.zeros_(self.item_bias.weight)
         # Ten is a temperature of 0.1; embeddings of free length find their own.
-        start = math.log(10.0) if config.normalize else 0.0
-        self.log_scale = nn.Parameter(torch.tensor(start), requires_grad=config.normalize)
+        start = math.log(10.0) if self.normalize else 0.0
+        learns_scale = self.normalize or self.history_table is not None
+        self.log_scale = nn.Parameter(torch.tensor(start), requires_grad=learns_scale)
         self.offset = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("slope", torch.tensor(1.0))
 
@@ -93,7 +101,33 @@ class TwoTower(nn.Module):
     def encode_items(self, table: FeatureTable) -> Float[Tensor, "I D"]:
         """Item embeddings. Hide ids first (``hide_ids``) where training asks for it."""
         features, id_embedding = self.item_features(table)
-        return self._finish(self.item_tower(features), id_embedding)
+        return self._finish(self.item_tower(features), id_embedding, table.ids > 0)
+
+    def in_history(
+        self, embeddings: Float[Tensor, "I D"], ids: Int64[Tensor, " I"]
+    ) -> Float[Tensor, "I D"]:
+        """What items are in a history: their embeddings, or vectors that are for that alone.
+
+        An item without an id of its own has none of those; its embedding stands in, each number
+        scaled as it is in the others.
+        """
+        if self.history_table is None:
+            return embeddings
+        alike = embeddings * self.like_in_history
+        return torch.where(ids[:, None] > 0, self.history_table(ids), alike)
+
+    def start_from(self, in_history: Float[Tensor, "I R"], items: Float[Tensor, "I R"]) -> None:
+        """Put vectors into the tables of histories and item ids, R of their D numbers a row."""
+        assert self.history_table is not None
+        assert self.item_features.id_table is not None
+        with torch.no_grad():
+            pairs = ((self.history_table, in_history), (self.item_features.id_table, items))
+            for table, values in pairs:
+                table.weight.zero_()
+                table.weight[:, : values.shape[1]] = values.to(table.weight)
+            both = (in_history * items).sum(0) / items.square().sum(0).clamp(min=1e-12)
+            self.like_in_history.zero_()
+            self.like_in_history[: len(both)] = both.to(self.like_in_history)
 
     def encode_users(
         self, table: FeatureTable, history: PackedHistory | None
@@ -101,15 +135,22 @@ class TwoTower(nn.Module):
         """User embeddings; the history is left out only where the model has none."""
         features, id_embedding = self.user_features(table)
         if self.history is None:
-            return self._finish(self.user_tower(features), id_embedding)
+            return self._finish(self.user_tower(features), id_embedding, table.ids > 0)
         assert history is not None
         pooled = self.history(history)
         through = self.user_tower(torch.cat([features, pooled], 1))
-        around = pooled if id_embedding is None else pooled + id_embedding
-        return self._finish(through, around)
+        is_known = history.offsets[1:] > history.offsets[:-1]
+        if id_embedding is None:
+            return self._finish(through, pooled, is_known)
+        return self._finish(through, pooled + id_embedding, is_known | (table.ids > 0))
 
-    def _finish(self, through: Tensor, around: Tensor | None) -> Tensor:
-        embedding = through if around is None else through + around
+    def _finish(self, through: Tensor, around: Tensor | None, is_known: Tensor) -> Tensor:
+        if around is None:
+            embedding = through
+        elif self.history_table is not None:
+            embedding = torch.where(is_known[:, None], around, through)
+        else:
+            embedding = through + around
         return unit(embedding) if self.normalize else embedding
 
     def hide_ids(self, table: FeatureTable) -> FeatureTable:

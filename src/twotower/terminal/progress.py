@@ -69,8 +69,8 @@ class Bars(Watch):
         """Say how the epoch went beside the bar."""
         values = progress.history or {}
         parts = [f"epoch {progress.epoch}", f"loss {values['train_loss'][-1]:.4f}"]
-        if metric in values and progress.best_epoch:
-            best = values[metric][progress.best_epoch - 1]
+        best = progress.best_value(metric) if metric in values else None
+        if best is not None:
             parts.append(f"{metric} {values[metric][-1]:.4f}")
             parts.append(f"best {best:.4f} in epoch {progress.best_epoch}")
         self._said = " · ".join(parts)

@@ -41,6 +41,7 @@ def save_checkpoint(
         "of": of,
         "epoch": progress.epoch,
         "history": progress.history,
+        "start": progress.start,
         "best_epoch": progress.best_epoch,
     }
     beside = path.with_name(path.name + ".writing")
@@ -91,7 +92,9 @@ def load_checkpoint(
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": loaded, "param_groups": groups})
     best = _part(tensors, "best/")
-    return Progress(about["epoch"], about["history"], about["best_epoch"], best or None)
+    return Progress(
+        about["epoch"], about["history"], about["best_epoch"], best or None, about["start"]
+    )
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

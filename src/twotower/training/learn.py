@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.entities import Entities
@@ -21,9 +22,12 @@ from twotower.data.interactions import Histories, Interactions
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
 from twotower.model.two_tower import TwoTower
+from twotower.training import closed_form
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
-from twotower.training.loop import Optimizers, Progress, epochs
+from twotower.training.closed_form import Start
+from twotower.training.loop import Optimizers, Progress, copy_of, epochs
 from twotower.training.objective import Objective, make_objective
+from twotower.training.stand_in import teach_stand_ins
 from twotower.watch import Watch
 
 
@@ -35,6 +39,7 @@ class Learned:
         users, items: feature tables, row 0 included, on the model's device.
         liked: each user's positives in what was learned from.
         has_own_id: (I + 1,) whether an item was met.
+        start: what the tables began as, where they began in closed form.
     """
 
     model: TwoTower
@@ -45,6 +50,7 @@ class Learned:
     liked: Histories
     has_own_id: np.ndarray
     progress: Progress
+    start: Start | None = None
 
 
 Validate = Callable[[Learned], dict[str, float]]
@@ -121,6 +127,7 @@ def learn(
     checkpoint: Path | None = None,
     identity: str = "",
     resume: bool = False,
+    start: Start | None = None,
     watch: Watch | None = None,
 ) -> Learned:
     """Train, and give back the towers of the best epoch.
@@ -132,6 +139,7 @@ def learn(
         checkpoint: where to keep the state after each epoch.
         identity: what is trained on what; a checkpoint of anything else is not gone on from.
         resume: whether to go on from there.
+        start: in closed form, where the model has one; None chooses it by ``validate``.
 
     A KeyboardInterrupt ends the training early and the best towers so far are kept. It is
     raised where there are none: in the first epoch, or without validation.
@@ -140,13 +148,17 @@ def learn(
     learned, objective = prepare(dataset, train, config)
     model = learned.model
     optimizers = Optimizers(model, config.training, lazy=objective.loss != "softmax")
-    start = Progress()
+    begun = Progress()
+    if model.history_table is not None:
+        watch.stage("start in closed form")
+        learned = begin_in_closed_form(learned, objective, validate, start)
+        begun = learned.progress
     if resume and checkpoint is not None:
-        start = load_checkpoint(checkpoint, model, optimizers, of=identity) or start
-        if start.epoch:
+        begun = load_checkpoint(checkpoint, model, optimizers, of=identity) or begun
+        if begun.epoch:
             stage = "refit" if validate is None else "training"
-            watch.note(f"{stage} goes on after epoch {start.epoch}")
-    progress = start
+            watch.note(f"{stage} goes on after epoch {begun.epoch}")
+    progress = begun
     batch_size = config.training.batch_size
     assert batch_size != "auto"
     try:
@@ -158,7 +170,7 @@ def learn(
             batch_size=batch_size,
             better=_better(metric, validate is None),
             metric="train_loss" if validate is None else metric,
-            progress=start,
+            progress=begun,
             on_epoch=lambda: watch.stage(
                 "refit" if validate is None else "training", objective.num_rows()
             ),
@@ -176,6 +188,53 @@ def learn(
     model.load_state_dict(progress.best_weights)
     model.eval()
     return replace(learned, progress=progress)
+
+
+def begin_in_closed_form(
+    learned: Learned,
+    objective: Objective,
+    validate: Validate | None,
+    start: Start | None,
+) -> Learned:
+    """The same, its tables begun in closed form as ``start`` says or as validates best."""
+    sizes = {"num_users": objective.liked.num_users, "num_items": objective.num_items}
+    model = learned.model.eval()
+
+    def score(tables: tuple[Tensor, Tensor]) -> float:
+        assert validate is not None
+        model.start_from(*tables)
+        return validate(learned)["val_ndcg"]
+
+    if start is None and validate is None:
+        start = closed_form.usual(model.embedding_dim)
+    elif start is None:
+        rank = model.embedding_dim
+        start = closed_form.choose(objective.positives, score, **sizes, rank=rank)
+    found = closed_form.spectrum(
+        objective.positives,
+        **sizes,
+        rank=model.embedding_dim,
+        user_power=start.user_power,
+        item_power=start.item_power,
+    )
+    model.start_from(*found.tables(ridge=start.ridge, rank=start.rank))
+    if model.item_bias is not None:
+        # A whisper of popularity decides only for those of whom nothing else is known.
+        counts = np.bincount(objective.positives.item_rows, minlength=len(learned.items))
+        whisper = torch.from_numpy(1e-3 * np.log1p(counts))
+        model.item_bias.weight.data.copy_(whisper[:, None])
+    teach_stand_ins(
+        model,
+        learned.users,
+        learned.items,
+        learned.liked,
+        history_length=objective.history_length,
+        seed=objective.config.seed,
+    )
+    objective.fit_scale(model)
+    values = {} if validate is None else validate(learned)
+    progress = Progress(start=values, best_weights=copy_of(model))
+    return replace(learned, start=start, progress=progress)
 
 
 def _values(

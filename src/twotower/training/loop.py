@@ -33,14 +33,24 @@ class Progress:
     Attributes:
         epoch: epochs done.
         history: one list a quantity, an entry an epoch.
-        best_epoch: the epoch (from 1) whose weights are the best so far; 0 for none.
+        best_epoch: the epoch (from 1) whose weights are the best so far; 0 for none, or for
+            the start.
         best_weights: a copy of them.
+        start: the values before the first epoch, where training starts from something; an
+            epoch must beat them to be the best.
     """
 
     epoch: int = 0
     history: dict[str, list[float]] | None = None
     best_epoch: int = 0
     best_weights: Weights | None = None
+    start: dict[str, float] | None = None
+
+    def best_value(self, metric: str) -> float | None:
+        """What the best weights so far scored; None where there are none."""
+        if self.best_epoch:
+            return (self.history or {})[metric][self.best_epoch - 1]
+        return self.start[metric] if self.start and metric in self.start else None
 
     def is_over(self, config: TrainingConfig) -> bool:
         """Whether the last epoch was reached, or nothing got better for long enough."""
@@ -60,6 +70,7 @@ class Optimizers:
         of_tables = {id(weight) for weight in (*ids, *features)}
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in of_tables]
         rate = config.learning_rate
+        assert rate != "auto"
         groups = [
             {"params": ids, "lr": config.embedding_learning_rate or 10 * rate},
             {"params": features, "lr": rate},
@@ -85,7 +96,8 @@ class Optimizers:
 def _tables(model: TwoTower) -> tuple[list[Tensor], list[Tensor]]:
     """The tables of ids, which want large steps, and those of categories and texts."""
     layers = (model.user_features, model.item_features)
-    tables = [layer.id_table for layer in layers] + [model.item_bias]
+    tables = [layer.id_table for layer in layers]
+    tables += [model.item_bias, model.history_table]
     ids = [table.weight for table in tables if table is not None]
     return list(ids), [weight for layer in layers for weight in layer.feature_tables()]
 
@@ -176,8 +188,13 @@ def _after(
     before = progress.history or {}
     history = {name: [*before.get(name, []), value] for name, value in values.items()}
     epoch = progress.epoch + 1
-    best = progress.best_epoch
-    if best == 0 or better(values[metric], history[metric][best - 1]):
-        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        return Progress(epoch, history, epoch, weights)
-    return replace(progress, epoch=epoch, history=history)
+    best = progress.best_value(metric)
+    progress = replace(progress, epoch=epoch, history=history)
+    if best is None or better(values[metric], best):
+        return replace(progress, best_epoch=epoch, best_weights=copy_of(model))
+    return progress
+
+
+def copy_of(model: TwoTower) -> Weights:
+    """The model's weights as they are now."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -21,6 +21,8 @@ from twotower.training.batches import PairBatch, UserBatch
 from twotower.training.sampling import PositivePairs, log_share
 
 Batch = PairBatch | UserBatch
+_SCALE_BATCH = 512
+_LOG_SCALES = np.linspace(-8.0, 4.5, 26)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,20 @@ class Objective:
             return self._softmax(model, batch)
         return self._pairs(model, batch)
 
+    def fit_scale(self, model: TwoTower) -> None:
+        """Set the scale to what suits embeddings that are already good, by one batch."""
+        rng = np.random.default_rng([self.config.seed, 5])
+        batch = next(self.batches(_SCALE_BATCH, rng))
+        was_training = model.training
+        model.eval()
+        losses = []
+        with torch.no_grad():
+            for log_scale in _LOG_SCALES:
+                model.log_scale.fill_(log_scale)
+                losses.append(float(self.loss_of(model, batch)))
+            model.log_scale.fill_(_LOG_SCALES[int(np.argmin(losses))])
+        model.train(was_training)
+
     def _softmax(self, model: TwoTower, batch: UserBatch) -> Tensor:
         device = self.users.ids.device
         items = model.hide_ids(self.items.take(self._catalogue(device)))
@@ -94,7 +110,11 @@ class Objective:
         packed = None
         if model.history is not None:
             counts = np.bincount(batch.history_owners, minlength=len(batch))
-            packed = PackedHistory(history_items, _offsets(counts, device), embeddings)
+            packed = PackedHistory(
+                history_items,
+                _offsets(counts, device),
+                model.in_history(embeddings, items.ids),
+            )
         users = self._encode_users(model, batch.user_rows, packed)
         return losses.full_softmax(
             model.user_vectors(users),
@@ -124,7 +144,9 @@ class Objective:
         packed = None
         if model.history is not None:
             own = place[len(place) - len(history_items) :]
-            packed = PackedHistory(own, _offsets(counts, device), embeddings)
+            packed = PackedHistory(
+                own, _offsets(counts, device), model.in_history(embeddings, table.ids)
+            )
             users = self._encode_users(model, batch.user_rows, packed)
         else:
             distinct, user_place = np.unique(batch.user_rows, return_inverse=True)

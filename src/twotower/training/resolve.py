@@ -43,21 +43,33 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     # A column that is the same for all who are met is there and tells nothing.
     has_user_features = _tell_something(dataset.users, train.user_rows, model)
     has_item_features = _tell_something(dataset.items, train.item_rows, model)
-    history = model.history
-    if history == "auto":
-        history = "none" if from_labels else "mean"
     user_ids, item_ids = model.user_ids, model.item_ids
-    if user_ids == "auto":
-        often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
-        user_ids = history == "none" and (often or not has_user_features)
     if item_ids == "auto":
         often = _rows_each(train.item_rows) >= _ENOUGH_FOR_AN_ID
         item_ids = not from_labels or often or not has_item_features
+    history, normalize = model.history, model.normalize
+    if history == "auto":
+        can_start = loss == "softmax" and item_ids and normalize is not True
+        history = "none" if from_labels else "own_table" if can_start else "mean"
+    if user_ids == "auto":
+        often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
+        user_ids = history == "none" and (often or not has_user_features)
+    if normalize == "auto":
+        normalize = history != "own_table"
+    if history == "own_table" and (loss != "softmax" or normalize or not item_ids):
+        raise ConfigError(
+            "model.history 'own_table' starts from the items that users share, and needs "
+            "training.loss softmax, model.normalize false and model.item_ids true; leave them "
+            "on auto, or use history 'mean'"
+        )
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" else "ndcg"
     # A distance knows no bias.
     item_bias = model.item_bias and bool(item_ids) and loss != "triplet"
+    rate = training.learning_rate
+    if rate == "auto":
+        rate = 1e-4 if history == "own_table" else 1e-3
     batch_size = _BATCH_SIZES[loss] if training.batch_size == "auto" else training.batch_size
     if not user_ids and history == "none" and not has_user_features:
         raise ConfigError(
@@ -74,6 +86,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
             "model": model.model_copy(
                 update={
                     "history": history,
+                    "normalize": normalize,
                     "user_ids": user_ids,
                     "item_ids": item_ids,
                     "item_bias": item_bias,
@@ -83,6 +96,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
                 update={
                     "loss": loss,
                     "batch_size": batch_size,
+                    "learning_rate": rate,
                     "early_stopping_metric": stop,
                 }
             ),
