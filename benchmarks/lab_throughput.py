@@ -103,7 +103,7 @@ def our_way(data: Path, config: Config) -> Any:
         batch_size=size,
         better=lambda _new, _old: False,
         metric="train_loss",
-        progress=Progress(best_epoch=1, history={"train_loss": []}),
+        progress=Progress(start={"train_loss": 0.0}),
     )
     return lambda: next(steps)
 

@@ -178,9 +178,10 @@ def train(
             watch=bars,
         )
     show.metrics(out, recommender.metrics)
+    best = recommender.metrics["best_epoch"]
     out.print(
         f"{directory}  trained in {recommender.metrics['train_seconds']:.1f} s, "
-        f"best epoch {recommender.metrics['best_epoch']}",
+        + (f"best epoch {best}" if best else "no epoch was better than the start"),
         highlight=False,
         soft_wrap=True,
     )

@@ -108,4 +108,5 @@ def test_the_start_that_scores_highest_is_chosen() -> None:
     made = found.tables(ridge=chosen.ridge, rank=chosen.rank)
     assert torch.equal(made[0], seen[6][0])
     assert torch.equal(made[1], seen[6][1])
-    assert len(seen) > 20
+    # Once it has the powers and the ridge, it tries other ranks.
+    assert len(seen) == closed_form.TRIALS

@@ -48,7 +48,7 @@ class Killing(Watch):
         self.left = epoch
 
     def stage(self, name: str, total: int | None = None) -> None:
-        self.left -= 1
+        self.left -= name in {"training", "refit"}
 
     def advance(self, rows: int) -> None:
         if self.left == 0:
@@ -204,3 +204,27 @@ def test_in_seconds_every_loss_finds_what_popularity_does_not(
     # Some four unseen items of the own genre come first, in any order.
     assert ours > 0.5
     assert ours > theirs + 0.4
+
+
+def test_a_training_that_begins_in_closed_form_ends_no_worse() -> None:
+    # Such steps leave nothing as it was.
+    wild = taught(planned("softmax", learning_rate=10.0, early_stopping_patience=2))
+    assert wild.progress.start is not None
+    assert wild.progress.history is not None
+    assert wild.progress.best_epoch == 0
+    assert max(wild.progress.history["val_ndcg"]) <= wild.progress.start["val_ndcg"]
+    plan = planned("softmax")
+    assert validation(plan.parts, plan.config)(wild) == pytest.approx(wild.progress.start)
+    tame = taught(planned("softmax", learning_rate=1e-3, epochs=3))
+    best = tame.progress.best_value("val_ndcg")
+    assert best is not None
+    assert best >= wild.progress.start["val_ndcg"] > 0.5
+
+
+def test_a_start_that_was_chosen_is_taken_without_another_choice() -> None:
+    plan = planned("softmax", epochs=1)
+    chosen = taught(plan).start
+    assert chosen is not None
+    assert taught(plan, validate=None, start=chosen).start == chosen
+    assert taught(plan, validate=None).start is not None
+    assert taught(planned("bpr", epochs=1)).start is None

@@ -72,7 +72,7 @@ class Bars(Watch):
         best = progress.best_value(metric) if metric in values else None
         if best is not None:
             parts.append(f"{metric} {values[metric][-1]:.4f}")
-            parts.append(f"best {best:.4f} in epoch {progress.best_epoch}")
+            parts.append(f"best {best:.4f} in {progress.best_in_words()}")
         self._said = " · ".join(parts)
         if self._task is not None:
             self._progress.update(self._task, said=self._said)

@@ -14,8 +14,8 @@ popular items decide everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from twotower.data.interactions import Interactions
 _POWERS = ((0.25, 0.25), (0.0, 0.0), (0.5, 0.25), (0.5, 0.5))
 _RIDGES = (1.0, 0.25, 4.0, 16.0)
 _PARTS_OF_RANK = (2, 1, 4)
+TRIALS = len(_POWERS) * len(_RIDGES) + len(_PARTS_OF_RANK) - 1
 _ITERATIONS = 5
 # Singular vectors beyond those asked for, which make those exact (Halko et al., 2011).
 _SPARE = 30
@@ -127,28 +128,8 @@ def _scale(rows: np.ndarray, size: int, power: float) -> np.ndarray:
     return scale
 
 
-def candidates(
-    positives: Interactions, *, num_users: int, num_items: int, rank: int
-) -> Iterator[tuple[Start, tuple[Tensor, Tensor]]]:
-    """Every start worth trying on validation, with its tables."""
-    for user_power, item_power in _POWERS:
-        found = spectrum(
-            positives,
-            num_users=num_users,
-            num_items=num_items,
-            rank=rank,
-            user_power=user_power,
-            item_power=item_power,
-        )
-        most = len(found.squares)
-        for ridge in _RIDGES:
-            for kept in dict.fromkeys(max(most // part, 1) for part in _PARTS_OF_RANK):
-                start = Start(user_power, item_power, ridge, kept)
-                yield start, found.tables(ridge=ridge, rank=kept)
-
-
 def usual(rank: int) -> Start:
-    """The start to take where nothing can be tried: the first of the candidates."""
+    """The start to take where nothing can be tried: the first that ``choose`` tries."""
     return Start(*_POWERS[0], _RIDGES[0], max(rank // _PARTS_OF_RANK[0], 1))
 
 
@@ -160,6 +141,32 @@ def choose(
     num_items: int,
     rank: int,
 ) -> Start:
-    """The start whose tables score highest."""
-    tried = candidates(positives, num_users=num_users, num_items=num_items, rank=rank)
-    return max(((start, score(tables)) for start, tables in tried), key=lambda each: each[1])[0]
+    """The start whose tables score highest: first powers and ridge, then the rank."""
+
+    def scores(found: Spectrum, start: Start) -> float:
+        return score(found.tables(ridge=start.ridge, rank=start.rank))
+
+    best: tuple[float, Start, Spectrum] | None = None
+    for user_power, item_power in _POWERS:
+        found = spectrum(
+            positives,
+            num_users=num_users,
+            num_items=num_items,
+            rank=rank,
+            user_power=user_power,
+            item_power=item_power,
+        )
+        part = max(len(found.squares) // _PARTS_OF_RANK[0], 1)
+        for ridge in _RIDGES:
+            start = Start(user_power, item_power, ridge, part)
+            value = scores(found, start)
+            if best is None or value > best[0]:
+                best = value, start, found
+    assert best is not None
+    value, start, found = best
+    for share in _PARTS_OF_RANK[1:]:
+        other = replace(start, rank=max(len(found.squares) // share, 1))
+        there = scores(found, other)
+        if there > value:
+            value, start = there, other
+    return start

@@ -150,8 +150,7 @@ def learn(
     optimizers = Optimizers(model, config.training, lazy=objective.loss != "softmax")
     begun = Progress()
     if model.history_table is not None:
-        watch.stage("start in closed form")
-        learned = begin_in_closed_form(learned, objective, validate, start)
+        learned = _begin_in_closed_form(learned, objective, validate, start, watch)
         begun = learned.progress
     if resume and checkpoint is not None:
         begun = load_checkpoint(checkpoint, model, optimizers, of=identity) or begun
@@ -183,18 +182,19 @@ def learn(
         if progress.best_weights is None or validate is None:
             raise
         again = "; once more on all but the test part" if config.training.refit else ""
-        watch.note(f"interrupted; epoch {progress.best_epoch} was the best and counts{again}")
+        watch.note(f"interrupted; {progress.best_in_words()} was the best and counts{again}")
     assert progress.best_weights is not None
     model.load_state_dict(progress.best_weights)
     model.eval()
     return replace(learned, progress=progress)
 
 
-def begin_in_closed_form(
+def _begin_in_closed_form(
     learned: Learned,
     objective: Objective,
     validate: Validate | None,
     start: Start | None,
+    watch: Watch,
 ) -> Learned:
     """The same, its tables begun in closed form as ``start`` says or as validates best."""
     sizes = {"num_users": objective.liked.num_users, "num_items": objective.num_items}
@@ -203,8 +203,11 @@ def begin_in_closed_form(
     def score(tables: tuple[Tensor, Tensor]) -> float:
         assert validate is not None
         model.start_from(*tables)
+        watch.advance(1)
         return validate(learned)["val_ndcg"]
 
+    is_chosen = start is None and validate is not None
+    watch.stage("start in closed form", closed_form.TRIALS if is_chosen else None)
     if start is None and validate is None:
         start = closed_form.usual(model.embedding_dim)
     elif start is None:

@@ -52,6 +52,10 @@ class Progress:
             return (self.history or {})[metric][self.best_epoch - 1]
         return self.start[metric] if self.start and metric in self.start else None
 
+    def best_in_words(self) -> str:
+        """Which weights are the best."""
+        return f"epoch {self.best_epoch}" if self.best_epoch else "the start"
+
     def is_over(self, config: TrainingConfig) -> bool:
         """Whether the last epoch was reached, or nothing got better for long enough."""
         waited = self.epoch - self.best_epoch
