@@ -176,7 +176,7 @@ def _fit(
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
         "best_epoch": best_epoch,
-        "start": learned.start and learned.start.describe(),
+        "start": learned.start and dataclasses.asdict(learned.start),
         "train_seconds": seconds,
         "loss": config.training.loss,
         "seed": config.training.seed,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.data.interactions import Histories
 from twotower.model.dropout import Dropout
 
 
@@ -29,6 +31,21 @@ class PackedHistory:
     items: Int64[Tensor, " P"]
     offsets: Int64[Tensor, " B1"]
     embeddings: Float[Tensor, "M D"]
+
+    @classmethod
+    def of(
+        cls, liked: Histories, rows: np.ndarray, embeddings: Float[Tensor, "M D"]
+    ) -> PackedHistory:
+        """The histories of some users, on the device of the embeddings."""
+        items, owners = liked.pack(rows)
+        counts = np.bincount(owners, minlength=len(rows))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        device = embeddings.device
+        return cls(
+            torch.from_numpy(items.astype(np.int64)).to(device),
+            torch.from_numpy(offsets).to(device),
+            embeddings,
+        )
 
     def only(self, is_kept: Bool[Tensor, " B"]) -> PackedHistory:
         """The histories of some users; the others' are empty."""

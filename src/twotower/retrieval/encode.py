@@ -63,14 +63,7 @@ def user_vectors(
             chosen = rows[places.numpy()]
             packed = None
             if model.history is not None:
-                history, owners = liked.pack(chosen)
-                counts = np.bincount(owners, minlength=len(chosen))
-                offsets = np.concatenate([[0], np.cumsum(counts)])
-                packed = PackedHistory(
-                    torch.from_numpy(history.astype(np.int64)).to(device),
-                    torch.from_numpy(offsets).to(device),
-                    in_history,
-                )
+                packed = PackedHistory.of(liked, chosen, in_history)
             table = users.take(torch.from_numpy(np.asarray(chosen, np.int64)).to(device))
             blocks.append(model.user_vectors(model.encode_users(table, packed)))
         return torch.cat(blocks)

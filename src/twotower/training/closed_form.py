@@ -15,7 +15,7 @@ popular items decide everything.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,10 +48,6 @@ class Start:
     item_power: float
     ridge: float
     rank: int
-
-    def describe(self) -> dict[str, float]:
-        """For ``metrics.json``."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

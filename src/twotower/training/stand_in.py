@@ -57,14 +57,8 @@ def teach_stand_ins(
     if model.user_features.has_features:
         rows = np.flatnonzero(liked.lengths() > 0)
         rows = np.sort(rng.permutation(rows)[:_MOST_USERS])
-        history, owners = liked.latest(history_length).pack(rows)
-        counts = np.bincount(owners, minlength=len(rows))
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        packed = PackedHistory(
-            torch.from_numpy(history.astype(np.int64)).to(device),
-            torch.from_numpy(offsets).to(device),
-            history_table.weight.detach(),
-        )
+        recent = liked.latest(history_length)
+        packed = PackedHistory.of(recent, rows, history_table.weight.detach())
         weights = [*model.user_tower.parameters(), *model.user_features.feature_tables()]
 
         def encode(part: FeatureTable) -> Tensor:
