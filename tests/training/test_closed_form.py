@@ -103,7 +103,7 @@ def test_the_start_that_scores_highest_is_chosen() -> None:
         return float(len(seen) == 7)
 
     sizes = {"num_users": USERS, "num_items": ITEMS, "rank": 8}
-    chosen = closed_form.choose(positives, score, **sizes)
+    chosen, _ = closed_form.choose(positives, score, **sizes)
     found = decomposed(positives, 8, (chosen.user_power, chosen.item_power))
     made = found.tables(ridge=chosen.ridge, rank=chosen.rank)
     assert torch.equal(made[0], seen[6][0])

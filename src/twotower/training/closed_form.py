@@ -136,8 +136,11 @@ def choose(
     num_users: int,
     num_items: int,
     rank: int,
-) -> Start:
-    """The start whose tables score highest: first powers and ridge, then the rank."""
+) -> tuple[Start, Spectrum]:
+    """The start whose tables score highest, and the spectrum that they come from.
+
+    First powers and ridge are tried, then the rank.
+    """
 
     def scores(found: Spectrum, start: Start) -> float:
         return score(found.tables(ridge=start.ridge, rank=start.rank))
@@ -165,4 +168,4 @@ def choose(
         there = scores(found, other)
         if there > value:
             value, start = there, other
-    return start
+    return start, found

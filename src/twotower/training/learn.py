@@ -208,18 +208,18 @@ def _begin_in_closed_form(
 
     is_chosen = start is None and validate is not None
     watch.stage("start in closed form", closed_form.TRIALS if is_chosen else None)
-    if start is None and validate is None:
-        start = closed_form.usual(model.embedding_dim)
-    elif start is None:
-        rank = model.embedding_dim
-        start = closed_form.choose(objective.positives, score, **sizes, rank=rank)
-    found = closed_form.spectrum(
-        objective.positives,
-        **sizes,
-        rank=model.embedding_dim,
-        user_power=start.user_power,
-        item_power=start.item_power,
-    )
+    rank = model.embedding_dim
+    if is_chosen:
+        start, found = closed_form.choose(objective.positives, score, **sizes, rank=rank)
+    else:
+        start = start or closed_form.usual(rank)
+        found = closed_form.spectrum(
+            objective.positives,
+            **sizes,
+            rank=rank,
+            user_power=start.user_power,
+            item_power=start.item_power,
+        )
     model.start_from(*found.tables(ridge=start.ridge, rank=start.rank))
     if model.item_bias is not None:
         # A whisper of popularity decides only for those of whom nothing else is known.
