@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from twotower.model.tower import Tower
+from twotower.model.tower import Tower, unit
 
 FEATURES, DIM = 6, 5
 widths = st.lists(st.integers(1, 9), max_size=3)
@@ -44,10 +44,24 @@ def test_a_tower_is_matrix_products_with_what_is_below_zero_cut_between_them(
 def test_a_normalized_embedding_has_length_one_and_the_same_direction(
     hidden: list[int],
 ) -> None:
-    plain, unit = tower(hidden), tower(hidden, normalize=True)
-    long, short = plain(features()), unit(features())
+    plain, normalized = tower(hidden), tower(hidden, normalize=True)
+    long, short = plain(features()), normalized(features())
     torch.testing.assert_close(short.norm(dim=1), torch.ones(7))
     torch.testing.assert_close(short * long.norm(dim=1, keepdim=True), long)
+
+
+def test_the_gradient_of_a_direction_is_that_of_its_slow_twin() -> None:
+    def slow(values: torch.Tensor) -> torch.Tensor:
+        return values / (values.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+    weights = features(seed=1)
+    found = []
+    for make in (unit, slow):
+        values = (features() * torch.tensor([1e-4, 1e-3, 1, 1, 10, 100, 0])[:, None]).double()
+        values.requires_grad_()
+        (make(values) * weights).sum().backward()
+        found.append(values.grad)
+    torch.testing.assert_close(*found)
 
 
 def test_an_embedding_of_zeros_stays_a_number() -> None:

@@ -82,6 +82,18 @@ class TestPointwise:
         assert all(length == size for length in lengths[:-1])
         assert all(0 < length <= size for length in lengths)
 
+    @given(met, batch_sizes, st.integers(2, 9))
+    def test_rows_of_a_user_lie_side_by_side_up_to_a_number_and_none_is_lost(
+        self, pairs: list[Pair], size: int, most: int
+    ) -> None:
+        log = log_of(pairs)
+        found = rows_of(pointwise(log, size, rng(), side_by_side=most))
+        assert sorted(found) == sorted(rows_of(pointwise(log, size, rng())))
+        rows_each = Counter(user for user, *_ in found)
+        # Two runs of one user may meet by chance, so there are at most so many.
+        runs = sum(1 for one, other in neighbours(found) if one[0] != other[0]) + bool(found)
+        assert runs <= sum(-(-rows // most) for rows in rows_each.values())
+
     def test_the_order_is_another_with_every_source_of_chance_and_the_same_with_the_same(
         self,
     ) -> None:

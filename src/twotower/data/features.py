@@ -72,7 +72,13 @@ class FeatureTable:
     def take(self, rows: Int64[Tensor, " B"]) -> FeatureTable:
         """Some rows, in the order asked for."""
         bags = tuple(bag.take(rows) for bag in self.bags)
-        return FeatureTable(self.ids[rows], self.dense[rows], self.codes[rows], bags)
+        # index_select does at once what indexing looks into first.
+        return FeatureTable(
+            self.ids.index_select(0, rows),
+            self.dense.index_select(0, rows),
+            self.codes.index_select(0, rows),
+            bags,
+        )
 
     def to(self, device: torch.device) -> FeatureTable:
         """The same on another device."""

@@ -39,6 +39,8 @@ def binary_cross_entropy(
     >>> binary_cross_entropy(torch.zeros(2), torch.tensor([0.0, 1.0])).item()  # log(2)
     0.693147...
     """
+    if weights is None:
+        return F.binary_cross_entropy_with_logits(logits, labels)
     loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     return _shares(weights, loss) @ loss
 

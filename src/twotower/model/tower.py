@@ -115,7 +115,25 @@ def unit(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     """Embeddings of length 1; one that is nearly zero stays short.
 
     Of whom nothing is known the embedding may be zero, where the direction has no gradient: a
-    division by the bare length would multiply it by the largest number there is.
+    division by the bare length would multiply it by the largest number there is. Can be
+    differentiated once only.
     """
-    length = (embeddings.square().sum(1, keepdim=True) + _NEARLY_ZERO**2).sqrt()
-    return embeddings / length
+    one: Tensor = _Unit.apply(embeddings)  # type: ignore[no-untyped-call]
+    return one
+
+
+class _Unit(Function):
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor) -> Tensor:
+        lengths: Tensor = torch.linalg.vecdot(embeddings, embeddings)
+        lengths = lengths.add(_NEARLY_ZERO**2).sqrt_().unsqueeze(1)
+        directions = embeddings / lengths
+        ctx.save_for_backward(directions, lengths)
+        return directions
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        directions, lengths = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, directions).unsqueeze(1)
+        return torch.addcmul(gradient, directions, along, value=-1).div_(lengths)

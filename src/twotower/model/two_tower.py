@@ -155,7 +155,8 @@ class TwoTower(nn.Module):
 
     def hide_ids(self, table: FeatureTable) -> FeatureTable:
         """In training, forget some rows' ids, so that features learn to stand in for them."""
-        if not self.training or self.id_dropout == 0:
+        reads_ids = self._shapes["user_ids"] or self._shapes["item_ids"]
+        if not self.training or self.id_dropout == 0 or not reads_ids:
             return table
         return replace(table, ids=table.ids * self._is_shown(len(table), table.ids.device))
 
@@ -170,8 +171,7 @@ class TwoTower(nn.Module):
 
     def user_vectors(self, embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D1"]:
         """Embeddings with the scale folded in and a 1 that meets the item's bias."""
-        scale = self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
-        return torch.cat([embeddings * scale, torch.ones_like(embeddings[:, :1])], 1)
+        return torch.cat([embeddings * self._scale(), torch.ones_like(embeddings[:, :1])], 1)
 
     def item_vectors(
         self, embeddings: Float[Tensor, "I D"], table: FeatureTable
@@ -180,6 +180,22 @@ class TwoTower(nn.Module):
         if self.item_bias is None:
             return torch.cat([embeddings, torch.zeros_like(embeddings[:, :1])], 1)
         return torch.cat([embeddings, self.item_bias(table.ids)], 1)
+
+    def pair_scores(
+        self,
+        users: Float[Tensor, "B D"],
+        items: Float[Tensor, "B D"],
+        item_ids: Int64[Tensor, " B"],
+    ) -> Float[Tensor, " B"]:
+        """Scores of pairs of embeddings: what the inner products of their vectors are."""
+        scores: Tensor = torch.linalg.vecdot(users, items) * self._scale()
+        if self.item_bias is None:
+            return scores
+        bias: Tensor = self.item_bias(item_ids)
+        return scores + bias.squeeze(1)
+
+    def _scale(self) -> Float[Tensor, ""]:
+        return self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
 
     def logits(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Scores -> log-odds of the affinity."""

@@ -58,10 +58,19 @@ class UserBatch:
 
 
 def pointwise(
-    interactions: Interactions, batch_size: int, rng: np.random.Generator
+    interactions: Interactions,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    side_by_side: int = 1,
 ) -> Iterator[PairBatch]:
-    """Every interaction once, in random order."""
-    for rows in _shuffled(len(interactions), batch_size, rng):
+    """Every interaction once, in random order.
+
+    Args:
+        side_by_side: up to so many rows of a user follow one another, which a tower that
+            encodes each user of a batch once finishes the sooner.
+    """
+    for rows in _cut(_in_runs(interactions.user_rows, side_by_side, rng), batch_size):
         yield PairBatch(
             interactions.user_rows[rows].astype(np.int64),
             interactions.item_rows[rows].astype(np.int64),
@@ -85,12 +94,17 @@ def pairwise(
 
 
 def triplets(
-    positives: Interactions, disliked: Histories, batch_size: int, rng: np.random.Generator
+    positives: Interactions,
+    disliked: Histories,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    side_by_side: int = 1,
 ) -> Iterator[PairBatch]:
     """Every liked item of a user who also disliked one, beside one of those, drawn anew."""
     counts = disliked.lengths()
     usable = positives.take(counts[positives.user_rows] > 0)
-    for batch in pointwise(usable, batch_size, rng):
+    for batch in pointwise(usable, batch_size, rng, side_by_side=side_by_side):
         users = batch.user_rows
         drawn = (rng.random(len(users)) * counts[users]).astype(np.int64)
         other = disliked.items[disliked.offsets[users] + drawn].astype(np.int64)
@@ -136,6 +150,22 @@ def whole_users(
 
 
 def _shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    order = rng.permutation(count)
-    for start in range(0, count, batch_size):
+    return _cut(rng.permutation(count), batch_size)
+
+
+def _cut(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def _in_runs(owners: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """A random order of all rows in which up to ``most`` of an owner's follow one another."""
+    order = rng.permutation(len(owners))
+    if most == 1:
+        return order
+    order = order[np.argsort(owners[order], kind="stable")]
+    is_first = np.diff(owners[order], prepend=-1) != 0
+    begin = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
+    run = np.cumsum((np.arange(len(order)) - begin) % most == 0) - 1
+    place = rng.permutation(run[-1] + 1) if len(run) else run
+    return order[np.argsort(place[run], kind="stable")]

@@ -84,7 +84,13 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
     loss = config.training.loss
     assert loss != "auto"
     objective = make_objective(
-        loss, config.training, users, items, train, history_length=config.model.history_length
+        loss,
+        config.training,
+        users,
+        items,
+        train,
+        history_length=config.model.history_length,
+        is_by_features=config.model.history == "none" and not config.model.user_ids,
     )
     torch.manual_seed(config.training.seed)
     model = TwoTower(

@@ -72,6 +72,7 @@ class Optimizers:
     def __init__(self, model: TwoTower, config: TrainingConfig, *, lazy: bool) -> None:
         ids, features = _tables(model)
         of_tables = {id(weight) for weight in (*ids, *features)}
+        self.weights = list(model.parameters())
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in of_tables]
         rate = config.learning_rate
         assert rate != "auto"
@@ -94,7 +95,8 @@ class Optimizers:
         """Move along the gradients and forget them."""
         for optimizer in self.parts:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for weight in self.weights:
+            weight.grad = None
 
 
 def _tables(model: TwoTower) -> tuple[list[Tensor], list[Tensor]]:

@@ -22,6 +22,9 @@ from twotower.training.sampling import PositivePairs, log_share
 
 Batch = PairBatch | UserBatch
 _SCALE_BATCH = 512
+# Rows of a user in a batch, where the user tower reads features alone: it encodes each user
+# once. An id or a history of its own wants a step of its own.
+_SIDE_BY_SIDE = 8
 _LOG_SCALES = np.linspace(-8.0, 4.5, 26)
 
 
@@ -34,6 +37,7 @@ class Objective:
         train: all training interactions.
         liked: each user's positives, oldest first.
         history_length: how many of the last items a history holds.
+        is_by_features: that users have neither an id of their own nor a history.
     """
 
     loss: Loss
@@ -47,6 +51,7 @@ class Objective:
     known: PositivePairs
     log_q: Tensor
     history_length: int
+    is_by_features: bool
 
     @property
     def num_items(self) -> int:
@@ -64,14 +69,26 @@ class Objective:
                 is_distinct=len(self.known) == len(self.positives),
             )
         elif self.loss == "triplet":
-            yield from batches.triplets(self.positives, self.disliked, batch_size, rng)
+            yield from batches.triplets(
+                self.positives,
+                self.disliked,
+                batch_size,
+                rng,
+                side_by_side=self._side_by_side(),
+            )
         elif self.loss == "bpr":
             yield from batches.pairwise(
                 self.positives, self.known, self.num_items, batch_size, rng
             )
         else:
             rows = self.train if self.loss == "bce" else self.positives
-            yield from batches.pointwise(rows, batch_size, rng)
+            yield from batches.pointwise(
+                rows, batch_size, rng, side_by_side=self._side_by_side()
+            )
+
+    def _side_by_side(self) -> int:
+        # In a softmax over the batch the user's own items would be no negatives.
+        return _SIDE_BY_SIDE if self.is_by_features and self.loss != "in_batch_softmax" else 1
 
     def num_rows(self) -> int:
         """Rows of an epoch: interactions, or users."""
@@ -143,9 +160,9 @@ class Objective:
         embeddings = model.encode_items(table)
         packed = None
         if model.history is not None:
-            own = place[len(place) - len(history_items) :]
+            past = place[len(place) - len(history_items) :]
             packed = PackedHistory(
-                own, _offsets(counts, device), model.in_history(embeddings, table.ids)
+                past, _offsets(counts, device), model.in_history(embeddings, table.ids)
             )
             users = self._encode_users(model, batch.user_rows, packed)
         else:
@@ -153,20 +170,19 @@ class Objective:
             users = self._encode_users(model, distinct, None)
             # index_select adds its gradients up several times faster than indexing does.
             users = users.index_select(0, torch.from_numpy(user_place).to(device))
-        size = len(batch)
-        if self.loss == "triplet":
-            liked = embeddings.index_select(0, place[:size])
-            disliked = embeddings.index_select(0, place[size : 2 * size])
-            return losses.triplet(users, liked, disliked, margin=self.config.margin)
-        item_vectors = model.item_vectors(embeddings, table)
-        own_items = item_vectors.index_select(0, place[:size])
-        vectors = model.user_vectors(users)
+        own, other = place[: len(batch)], place[len(batch) : 2 * len(batch)]
         if self.loss == "in_batch_softmax":
-            return self._in_batch(vectors, own_items, batch)
-        scores = (vectors * own_items).sum(1)
+            vectors = model.item_vectors(embeddings, table).index_select(0, own)
+            return self._in_batch(model.user_vectors(users), vectors, batch)
+        liked = embeddings.index_select(0, own)
+        if self.loss == "triplet":
+            disliked = embeddings.index_select(0, other)
+            return losses.triplet(users, liked, disliked, margin=self.config.margin)
+        scores = model.pair_scores(users, liked, table.ids[own])
         if self.loss == "bpr":
-            other = (vectors * item_vectors.index_select(0, place[size : 2 * size])).sum(1)
-            return losses.bpr(scores, other)
+            negatives = embeddings.index_select(0, other)
+            less = model.pair_scores(users, negatives, table.ids[other])
+            return losses.bpr(scores, less)
         labels = torch.from_numpy(batch.labels).to(device)
         weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
         return losses.binary_cross_entropy(model.logits(scores), labels, weights)
@@ -210,6 +226,7 @@ def make_objective(
     train: Interactions,
     *,
     history_length: int,
+    is_by_features: bool = False,
 ) -> Objective:
     """Gather what the loss needs, and refuse data it can not learn from.
 
@@ -238,6 +255,7 @@ def make_objective(
         known=PositivePairs(positives.user_rows, positives.item_rows, num_items=num_items),
         log_q=torch.from_numpy(log_share(positives.item_rows, num_items=num_items)),
         history_length=history_length,
+        is_by_features=is_by_features,
     )
     if objective.num_rows() == 0:
         need = "a user with two liked items" if loss == "softmax" else "a user with both"
