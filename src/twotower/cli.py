@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,9 @@ err = Console(stderr=True)
 Run = Annotated[Path, typer.Argument(help="A run directory, as `twotower train` wrote it.")]
 Data = Annotated[Path | None, typer.Option(help="The data folder; default: the config's.")]
 Into = Annotated[Path | None, typer.Option(help="The Parquet file to write.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with 1 if the towers do not beat every baseline.")
+]
 K = Annotated[int, typer.Option("-k", help="How many items, from 1.")]
 
 
@@ -152,6 +156,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that was stopped.")
     ] = False,
+    strict: Strict = False,
 ) -> None:
     """Train two towers, measure them beside the baselines, and write a run."""
     from twotower import pipeline
@@ -185,10 +190,11 @@ def train(
         highlight=False,
         soft_wrap=True,
     )
+    _judge(recommender.metrics, strict)
 
 
 @app.command(epilog=_example("evaluate runs/20260131-120000-lab"))
-def evaluate(run: Run, data: Data = None) -> None:
+def evaluate(run: Run, data: Data = None, strict: Strict = False) -> None:
     """Measure a run on a test part, beside the baselines."""
     from twotower import pipeline, runs
     from twotower.terminal import show
@@ -198,6 +204,16 @@ def evaluate(run: Run, data: Data = None) -> None:
     with Bars(err) as bars:
         measured = pipeline.evaluate(recommender, data, watch=bars)
     show.metrics(out, measured)
+    _judge(measured, strict)
+
+
+def _judge(measured: Mapping[str, Any], strict: bool) -> None:
+    """Under --strict, exit with 1 where the towers do not beat every baseline."""
+    from twotower.evaluation.verdict import is_beaten
+
+    if strict and not is_beaten(measured):
+        _say("strict", "the towers do not beat every baseline", "bold red")
+        raise typer.Exit(1)
 
 
 @app.command(epilog=_example("recommend runs/20260131-120000-lab 42 -k 10"))

@@ -34,6 +34,7 @@ Kind = Literal[
     "label",
     "ignore",
 ]
+Baseline = Literal["popularity", "recent_popularity", "item_knn", "ease", "ials"]
 Loss = Literal["bce", "triplet", "bpr", "in_batch_softmax", "softmax"]
 SplitName = Literal[
     "given",
@@ -205,11 +206,13 @@ class EvaluationConfig(Section):
     k: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
         (10, 20, 100), min_length=1, description="lengths of the list"
     )
-    baselines: tuple[Literal["popularity", "ials"], ...] = Field(
-        ("popularity", "ials"), description="what is measured beside the towers"
+    baselines: tuple[Baseline, ...] = Field(
+        ("popularity", "recent_popularity", "item_knn", "ease", "ials"),
+        description="what is measured beside the towers, where the data allows it: "
+        "recent_popularity needs times, ease at most 20,000 items",
     )
     baseline_seconds: float = Field(
-        30.0, gt=0, description="time for tuning iALS on validation, in seconds"
+        30.0, gt=0, description="time for tuning each of them on validation, in seconds"
     )
     bootstrap: Annotated[int, Field(ge=10, le=100_000)] = Field(
         1000, description="resamples behind an interval"

@@ -28,8 +28,9 @@ from twotower.data.interactions import histories
 from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
 from twotower.errors import DataError, RunError, TwoTowerError
-from twotower.evaluation.assess import assess, validation
+from twotower.evaluation.assess import assess
 from twotower.evaluation.calibration import fit_line
+from twotower.evaluation.validation import validation
 from twotower.retrieval.encode import (
     history_vectors,
     item_vectors,

@@ -14,7 +14,7 @@ import pytest
 from judges import by_user, judged
 from twotower import pipeline
 from twotower.config import Config
-from twotower.evaluation.assess import validation
+from twotower.evaluation.validation import validation
 from twotower.retrieval.recommender import Recommender
 from twotower.training.learn import learn
 from twotower.watch import Watch

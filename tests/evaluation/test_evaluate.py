@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from judges import by_user, judged
 from twotower.data.interactions import Interactions, histories
 from twotower.evaluation import evaluate as ev
-from twotower.retrieval.index import ExactIndex
+from twotower.retrieval.recommender import Recommender
 from worlds import NUM_ITEMS, NUM_USERS, trained
 
 USERS, ITEMS = 6, 9
@@ -57,7 +57,7 @@ def test_a_ranking_holds_the_best_of_what_was_not_seen_and_may_be_recommended(
     items = torch.randn((ITEMS, 4), generator=rng)
     may_be = torch.rand(ITEMS, generator=rng) < 0.7
     users = torch.randn((len(held), 4), generator=rng)
-    ranked = ev.rank(users, ExactIndex(items, may_be), held, seen, k)
+    ranked = ev.rank(lambda part: users[part] @ items.T, held, seen, k, is_candidate=may_be)
     for row, user in enumerate(held.user_rows.tolist()):
         score = {item: float(users[row] @ items[item - 1]) for item in range(1, ITEMS + 1)}
         fresh = [i for i in score if may_be[i - 1] and (user, i) not in train]
@@ -65,14 +65,26 @@ def test_a_ranking_holds_the_best_of_what_was_not_seen_and_may_be_recommended(
         assert ranked[row].tolist() == best + [-1] * (k - len(best))
 
 
+def ranked_by(recommender: Recommender, held: ev.HeldOut, k: int) -> np.ndarray:
+    users = recommender.user_vectors[torch.from_numpy(held.user_rows)]
+    index = recommender.index()
+    assert index.is_candidate is not None
+    return ev.rank(
+        lambda part: users[part] @ index.vectors.T,
+        held,
+        recommender.seen,
+        k,
+        is_candidate=index.is_candidate,
+    )
+
+
 def test_what_is_ranked_is_what_is_recommended() -> None:
     recommender = trained()
     everything = log([(u, i) for u in range(1, NUM_USERS + 1) for i in range(1, 49)])
     held = ev.held_out(everything, recommender.seen)
     assert len(held) == NUM_USERS
-    vectors = recommender.user_vectors[torch.from_numpy(held.user_rows)]
     for k in (1, 10, NUM_ITEMS):
-        ranked = ev.rank(vectors, recommender.index(), held, recommender.seen, k)
+        ranked = ranked_by(recommender, held, k)
         served = recommender.recommend(recommender.users.of(held.user_rows).tolist(), k)
         ids = [[499 + row for row in rows if row != -1] for rows in ranked.tolist()]
         assert ids == list(by_user(served).values())
@@ -86,8 +98,7 @@ def test_from_lists_to_figures_an_independent_library_says_the_same(k: int) -> N
     chance = rng.random((NUM_USERS, 1)) ** 2
     drawn = np.argwhere(rng.random((NUM_USERS, NUM_ITEMS)) < chance) + 1
     held = ev.held_out(log([(int(u), int(i)) for u, i in drawn]), recommender.seen)
-    vectors = recommender.user_vectors[torch.from_numpy(held.user_rows)]
-    ranked = ev.rank(vectors, recommender.index(), held, recommender.seen, k)
+    ranked = ranked_by(recommender, held, k)
     ours = {name: each.mean() for name, each in ev.ranking_values(ranked, held, [k]).items()}
 
     wanted: dict[int, set[int]] = defaultdict(set)

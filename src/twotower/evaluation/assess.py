@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,117 +15,13 @@ from twotower.data.interactions import Histories, Interactions, histories
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
-from twotower.evaluation.baselines import Factors, ials, popularity, tuned_ials
-from twotower.evaluation.calibration import fit_line
-from twotower.evaluation.metrics import auc, log_loss
-from twotower.retrieval.encode import (
-    history_vectors,
-    item_vectors,
-    require_finite,
-    user_vectors,
-)
-from twotower.retrieval.index import ExactIndex
+from twotower.evaluation.opponents import opponents
+from twotower.evaluation.rankers import Ranker
+from twotower.evaluation.verdict import by_slices, verdict
 from twotower.retrieval.recommender import Recommender
-from twotower.training.learn import Learned
-from twotower.training.sampling import PositivePairs, uniform_negatives
 from twotower.watch import Watch
 
 _K = 10
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What is measured after each epoch: NDCG@10, and loss and AUC over labelled pairs.
-
-    Attributes:
-        held: the validation positives, to be found among what train did not show.
-        seen: what train showed.
-        user_rows, item_rows, labels: pairs; where data has no dislikes, one uniform item that
-            the user is not known to like stands beside each positive.
-    """
-
-    held: ev.HeldOut
-    seen: Histories
-    user_rows: np.ndarray
-    item_rows: np.ndarray
-    labels: np.ndarray
-    history_length: int
-
-    def __call__(self, learned: Learned) -> dict[str, float]:
-        """The epoch's values by name."""
-        scores, labels = self.pairs(learned)
-        # What the affinity's own line will be: an epoch is judged by what it can tell apart,
-        # not by how sure of itself it is.
-        slope, offset = fit_line(scores, labels)
-        logits = np.clip(slope * scores.astype(np.float64) + offset, -500, 500)
-        chance = 1 / (1 + np.exp(-logits))
-        both = 0 < (labels > 0.5).sum() < len(labels)
-        return {
-            "val_loss": log_loss(labels, chance),
-            "val_auc": auc(labels > 0.5, scores) if both else float("nan"),
-            "val_ndcg": self._ndcg(learned),
-        }
-
-    def _ndcg(self, learned: Learned) -> float:
-        if not len(self.held):
-            return 0.0
-        liked = learned.liked.latest(self.history_length)
-        items = item_vectors(learned.model, learned.items)
-        in_history = history_vectors(learned.model, items, learned.has_own_id)
-        users = user_vectors(
-            learned.model, learned.users, self.held.user_rows, liked, in_history
-        )
-        can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
-        index = ExactIndex(items[1:].cpu(), torch.from_numpy(can_judge[1:]))
-        found = ev.rank(users.cpu(), index, self.held, self.seen, _K)
-        return float(ev.ranking_values(found, self.held, [_K])[f"ndcg@{_K}"].mean())
-
-    def pairs(self, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and labels of the pairs."""
-        liked = learned.liked.latest(self.history_length)
-        items = item_vectors(learned.model, learned.items)
-        distinct, place = np.unique(self.user_rows, return_inverse=True)
-        in_history = history_vectors(learned.model, items, learned.has_own_id)
-        users = user_vectors(learned.model, learned.users, distinct, liked, in_history)
-        chosen = users[torch.from_numpy(place).to(users.device)]
-        rows = torch.from_numpy(self.item_rows.astype(np.int64)).to(users.device)
-        scores = (chosen * items[rows]).sum(1)
-        require_finite(scores)
-        return scores.cpu().numpy(), self.labels
-
-
-def validation(parts: Split, config: Config) -> Validation:
-    """What to measure after each epoch on this split."""
-    num_users = int(max(parts.train.user_rows.max(), parts.val.user_rows.max()))
-    num_items = int(max(parts.train.item_rows.max(), parts.val.item_rows.max()))
-    seen = histories(parts.train, num_users=num_users)
-    pairs = parts.val
-    liked = pairs.labels > 0.5
-    if liked.all():
-        pairs = _with_others(pairs, parts, num_items, config.training.seed)
-    return Validation(
-        ev.held_out(parts.val.positives(), seen),
-        seen,
-        pairs.user_rows,
-        pairs.item_rows,
-        pairs.labels,
-        config.model.history_length,
-    )
-
-
-def _with_others(
-    positives: Interactions, parts: Split, num_items: int, seed: int
-) -> Interactions:
-    every = parts.train.followed_by(parts.val)
-    known = PositivePairs(every.user_rows, every.item_rows, num_items=num_items)
-    rng = np.random.default_rng([seed, 4])
-    drawn = uniform_negatives(positives.user_rows, known, num_items=num_items, rng=rng)
-    others = replace(
-        positives.without_times(),
-        item_rows=drawn.astype(np.int32),
-        labels=np.zeros(len(positives), np.float32),
-    )
-    return positives.without_times().followed_by(others)
 
 
 def assess(
@@ -157,31 +53,53 @@ def assess(
         return report
     ks = list(config.evaluation.k)
     longest = min(max(ks), num_items)
-    rows = torch.from_numpy(held.user_rows)
-    lists = {
-        "towers": ev.rank(users[rows], ExactIndex(items[1:], is_candidate), held, seen, longest)
-    }
-    settings: dict[str, Any] = {}
-    for factors in _baselines(dataset, parts, config, is_candidate, watch):
-        vectors = torch.from_numpy(factors.users)[rows]
-        index = ev.factor_index(factors, is_candidate)
-        lists[factors.name] = ev.rank(vectors, index, held, seen, longest)
-        settings[factors.name] = {**factors.settings, "seconds": factors.seconds}
+    ours, candidates = users[torch.from_numpy(held.user_rows)], items[1:]
+
+    def lists_by(scores_of: Callable[[slice], Tensor]) -> np.ndarray:
+        return ev.rank(scores_of, held, seen, longest, is_candidate=is_candidate)
+
+    lists = {"towers": lists_by(lambda part: ours[part] @ candidates.T)}
+    report["baselines"] = {}
+    only_warm = set()
+    for opponent, tuning in opponents(dataset, parts, config, is_candidate, watch):
+        lists[opponent.name] = lists_by(partial(_scores, opponent, held))
+        report["baselines"][opponent.name] = {
+            **opponent.settings,
+            "seconds": opponent.seconds,
+            **tuning,
+        }
+        if not opponent.knows_the_new:
+            only_warm.add(opponent.name)
     values = {name: ev.ranking_values(found, held, ks) for name, found in lists.items()}
-    report["baselines"] = settings
     report["warnings"] = ev.user_warning(held)
     report["protocol"]["users"] = {"warm": int(held.is_warm.sum()), "all": len(held)}
     report["ranking"] = {}
     for group, mask in {"warm": held.is_warm, "cold": ~held.is_warm}.items():
         if mask.any():
-            # A factor model has no vector for somebody it never met: no fair opponent.
-            fair = {n: v for n, v in values.items() if n != "ials" or group == "warm"}
+            # What knows nothing of somebody it never met is no fair opponent there.
+            fair = {n: v for n, v in values.items() if group == "warm" or n not in only_warm}
             report["ranking"][group] = _summaries(fair, mask, config)
+    report["verdict"] = verdict(report["ranking"], ks[0])
+    if report["verdict"] is not None:
+        report["slices"] = by_slices(
+            lists["towers"],
+            lists[report["verdict"]["best_baseline"]],
+            held,
+            dataset,
+            seen,
+            k=ks[0],
+            seed=config.training.seed,
+            num_resamples=config.evaluation.bootstrap,
+        )
     report["beyond_accuracy"] = {
         name: ev.beyond_accuracy(found[:, :_K], held, seen, num_items)
         for name, found in lists.items()
     }
     return report
+
+
+def _scores(ranker: Ranker, held: ev.HeldOut, part: slice) -> Tensor:
+    return ranker.scores(held.user_rows[part])
 
 
 def _summaries(
@@ -255,45 +173,3 @@ def _labels(
         "test_log_loss": measured["log_loss"],
         "test_calibration_error": measured["calibration_error"],
     }
-
-
-def _baselines(
-    dataset: Dataset, parts: Split, config: Config, is_candidate: Tensor, watch: Watch
-) -> list[Factors]:
-    """The baselines, tuned on validation and then fitted on train and validation."""
-    sizes = {"num_users": len(dataset.users) + 1, "num_items": len(dataset.items) + 1}
-    train = parts.train.positives()
-    known = parts.train.followed_by(parts.val).positives()
-    fitted = []
-    if "popularity" in config.evaluation.baselines:
-        fitted.append(popularity(known.user_rows, known.item_rows, **sizes))
-    if "ials" in config.evaluation.baselines:
-        watch.stage("tuning iALS")
-        seen = histories(parts.train, num_users=len(dataset.users))
-        held = ev.held_out(parts.val.positives(), seen)
-
-        def score(factors: Factors) -> float:
-            vectors = torch.from_numpy(factors.users[held.user_rows])
-            index = ev.factor_index(factors, is_candidate)
-            found = ev.rank(vectors, index, held, seen, _K)
-            return float(ev.ranking_values(found, held, [_K])[f"ndcg@{_K}"].mean())
-
-        seed = config.training.seed
-        started = time.perf_counter()
-        if len(held):
-            settings, trials = tuned_ials(
-                train.user_rows,
-                train.item_rows,
-                score,
-                budget_seconds=config.evaluation.baseline_seconds,
-                seed=seed,
-                num_users=sizes["num_users"],
-                num_items=sizes["num_items"],
-            )
-            best = ials(known.user_rows, known.item_rows, seed=seed, **sizes, **settings)
-            tuning = {
-                "trials": len(trials),
-                "tuning_seconds": time.perf_counter() - started - best.seconds,
-            }
-            fitted.append(replace(best, settings={**best.settings, **tuning}))
-    return fitted

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from twotower.data.interactions import Histories, Interactions
-from twotower.evaluation.baselines import Factors
 from twotower.evaluation.intervals import bootstrap_means, paired_difference
 from twotower.evaluation.metrics import (
     RANKING_METRICS,
@@ -23,7 +22,7 @@ from twotower.evaluation.metrics import (
     log_loss,
     popularity_bias,
 )
-from twotower.retrieval.index import ExactIndex
+from twotower.retrieval.index import top_k
 
 # Below this many users an interval is so wide that a comparison says nothing.
 FEW_USERS = 200
@@ -66,27 +65,47 @@ def held_out(positives: Interactions, seen: Histories) -> HeldOut:
 
 
 def rank(
-    users: Float32[Tensor, "U D"],
-    index: ExactIndex,
+    scores_of: Callable[[slice], Float32[Tensor, "b I"]],
     held: HeldOut,
     seen: Histories,
     k: int,
+    *,
+    is_candidate: Bool[Tensor, " I"],
 ) -> Int64[np.ndarray, "U K"]:
     """Each held-out user's k best items that were not seen, as item rows; -1 for none left.
 
+    The towers and all that they are compared with go through the same masks and the same top k:
+    a difference in the report is a difference between models.
+
     Args:
-        users: the vectors of ``held.user_rows``, in that order.
-        index: position n is item row n + 1.
+        scores_of: some of the held-out users -> their scores of all items, row 0 left out.
+        is_candidate: which items may be recommended, row 0 left out.
     """
     items, owners = seen.pack(held.user_rows)
-    positions, _ = index.search(
-        users,
+    positions, _ = top_k(
+        scores_of,
+        len(held),
+        len(is_candidate),
         k,
+        is_candidate=is_candidate,
         excluded_items=torch.from_numpy(items.astype(np.int64)) - 1,
         excluded_owners=torch.from_numpy(owners),
     )
     found = positions.numpy()
     return np.where(found < 0, -1, found + 1)
+
+
+def mean_ndcg(
+    scores_of: Callable[[slice], Float32[Tensor, "b I"]],
+    held: HeldOut,
+    seen: Histories,
+    *,
+    is_candidate: Bool[Tensor, " I"],
+    k: int = 10,
+) -> float:
+    """The mean of NDCG@k over the held-out users: what training and tuning are judged by."""
+    found = rank(scores_of, held, seen, k, is_candidate=is_candidate)
+    return float(ranking_values(found, held, [k])[f"ndcg@{k}"].mean())
 
 
 def ranking_values(
@@ -164,11 +183,6 @@ def label_metrics(
         "accuracy": accuracy(liked, chance),
         "calibration_error": calibration_error(liked, chance),
     }
-
-
-def factor_index(factors: Factors, is_candidate: Tensor) -> ExactIndex:
-    """A baseline's items, searched as the towers' are."""
-    return ExactIndex(torch.from_numpy(factors.items[1:]), is_candidate)
 
 
 def user_warning(held: HeldOut) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,20 +46,48 @@ class ExactIndex:
         Returns:
             Positions, -1 where fewer than k items are left, and scores, ``-inf`` there.
         """
-        k = min(k, len(self))
-        block = max(1, _BLOCK_SCORES // max(len(self), 1))
-        positions = torch.empty((len(queries), k), dtype=torch.int64)
-        scores = torch.empty((len(queries), k))
-        barred = None if self.is_candidate is None else ~self.is_candidate
-        for start in range(0, len(queries), block):
-            stop = min(start + block, len(queries))
-            product = queries[start:stop] @ self.vectors.T
-            if barred is not None:
-                product[:, barred] = -torch.inf
-            if excluded_items is not None and excluded_owners is not None:
-                span = torch.searchsorted(excluded_owners, torch.tensor([start, stop]))
-                part = slice(int(span[0]), int(span[1]))
-                product[excluded_owners[part] - start, excluded_items[part]] = -torch.inf
-            best = torch.topk(product, k, dim=1)
-            scores[start:stop], positions[start:stop] = best.values, best.indices
-        return positions.masked_fill(scores == -torch.inf, -1), scores
+        return top_k(
+            lambda rows: queries[rows] @ self.vectors.T,
+            len(queries),
+            len(self),
+            k,
+            is_candidate=self.is_candidate,
+            excluded_items=excluded_items,
+            excluded_owners=excluded_owners,
+        )
+
+
+def top_k(
+    scores_of: Callable[[slice], Float32[Tensor, "b I"]],
+    num_queries: int,
+    num_items: int,
+    k: int,
+    *,
+    is_candidate: Bool[Tensor, " I"] | None = None,
+    excluded_items: Int64[Tensor, " E"] | None = None,
+    excluded_owners: Int64[Tensor, " E"] | None = None,
+) -> tuple[Int64[Tensor, "B K"], Float32[Tensor, "B K"]]:
+    """The k best items of each query by scores that are made a block of queries at a time.
+
+    Args:
+        scores_of: some queries -> their scores of all items; what it gives is written to.
+
+    The other arguments and what comes back are those of ``ExactIndex.search``.
+    """
+    k = min(k, num_items)
+    block = max(1, _BLOCK_SCORES // max(num_items, 1))
+    positions = torch.empty((num_queries, k), dtype=torch.int64)
+    values = torch.empty((num_queries, k))
+    barred = None if is_candidate is None else ~is_candidate
+    for start in range(0, num_queries, block):
+        stop = min(start + block, num_queries)
+        scores = scores_of(slice(start, stop))
+        if barred is not None:
+            scores[:, barred] = -torch.inf
+        if excluded_items is not None and excluded_owners is not None:
+            span = torch.searchsorted(excluded_owners, torch.tensor([start, stop]))
+            part = slice(int(span[0]), int(span[1]))
+            scores[excluded_owners[part] - start, excluded_items[part]] = -torch.inf
+        best = torch.topk(scores, k, dim=1)
+        values[start:stop], positions[start:stop] = best.values, best.indices
+    return positions.masked_fill(values == -torch.inf, -1), values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from twotower.evaluation.verdict import outcome
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 
 # A comparison over fewer users than this is not worth a sentence.
 _FEWEST_USERS = 20
-_NAMES = {"towers": "two towers", "popularity": "popularity", "ials": "iALS (tuned)"}
+_NAMES = {
+    "towers": "two towers",
+    "popularity": "popularity",
+    "recent_popularity": "recent popularity",
+    "item_knn": "item-kNN",
+    "ease": "EASE",
+    "ials": "iALS",
+}
+# Of slices where the difference is no chance, so many are told.
+_MOST_SLICES = 4
 
 
 def metrics(console: Console, measured: Mapping[str, Any]) -> None:
@@ -28,8 +38,11 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
         if count < _FEWEST_USERS:
             console.print(f"test, {count} {group} users: too few to say", highlight=False)
             continue
-        console.print(_ranking_table(f"test, {count:,} {group} users", summary))
-        console.print(_verdict(summary), highlight=False)
+        title = f"test, {count:,} {group} users"
+        console.print(_ranking_table(title, summary, _costs(measured)))
+        console.print(_against_each(summary), highlight=False)
+    for line in _for_whom(measured):
+        console.print(line, highlight=False)
     for warning in measured.get("warnings", []):
         said = f"[yellow]warning[/] {escape(warning)}"
         console.print(said, highlight=False, soft_wrap=True)
@@ -37,49 +50,86 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
         console.print(_labels_table(measured))
 
 
-def _ranking_table(title: str, summary: Mapping[str, Any]) -> Table:
+def _costs(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds that each took, tuning included; those of the towers only after training."""
+    costs = {
+        name: settings["seconds"] + settings.get("tuning_seconds", 0.0)
+        for name, settings in measured.get("baselines", {}).items()
+    }
+    if "train_seconds" in measured:
+        costs["towers"] = measured["train_seconds"]
+    return costs
+
+
+def _ranking_table(title: str, summary: Mapping[str, Any], costs: Mapping[str, float]) -> Table:
+    """The towers first, then the baselines, best first."""
     names = _chosen(summary["towers"])
-    table = Table(title=title, title_justify="left", caption="mean, 95 % interval over users")
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="mean, 95 % interval over users; baselines tuned on validation",
+    )
     table.add_column("")
-    for name in names:
+    for name in [*names, f"towers less these, {names[0]}", "seconds"]:
         table.add_column(name, justify="right")
-    for who, values in summary.items():
-        if who != "difference":
-            cells = [_interval(values[name]) for name in names]
-            table.add_row(_NAMES.get(who, who), *cells)
+    differences = summary["difference"]
+    by_score = sorted(differences, key=lambda who: -summary[who][names[0]]["mean"])
+    for who in ["towers", *by_score]:
+        cells = [_interval(summary[who][name]) for name in names]
+        less = "" if who == "towers" else _interval(differences[who][names[0]], sign="+")
+        seconds = f"{costs[who]:,.1f}" if who in costs else ""
+        table.add_row(_NAMES[who], *cells, less, seconds)
     return table
 
 
 def _chosen(values: Mapping[str, Any]) -> list[str]:
-    """Three metrics that say most, at the lengths that were measured."""
+    """The metrics that say most, at the lengths that were measured."""
     ks = sorted({int(name.split("@")[1]) for name in values})
-    wanted = [f"ndcg@{ks[0]}", f"recall@{ks[min(1, len(ks) - 1)]}", f"hit_rate@{ks[0]}"]
-    return list(dict.fromkeys(wanted))
+    return [f"ndcg@{ks[0]}", f"recall@{ks[min(1, len(ks) - 1)]}"]
 
 
-def _interval(value: Mapping[str, float]) -> str:
-    return f"[bold]{value['mean']:.4f}[/]\n[dim]{value['low']:.4f} {value['high']:.4f}[/]"
+def _interval(value: Mapping[str, float], sign: str = "") -> str:
+    low, high = (f"{value[end]:{sign}.4f}" for end in ("low", "high"))
+    return f"[bold]{value['mean']:{sign}.4f}[/]\n[dim]{low} {high}[/]"
 
 
-def _verdict(summary: Mapping[str, Any]) -> str:
+_WORDS = {"win": "[green]beat[/]", "loss": "[red]lose to[/]", "tie": "[yellow]tie with[/]"}
+
+
+def _against_each(summary: Mapping[str, Any]) -> str:
+    """Whom the towers beat, lose to and tie with, and by how much of the best baseline."""
     metric = _chosen(summary["towers"])[0]
-    said = []
-    for name, differences in summary["difference"].items():
-        difference = differences[metric]
+    differences = summary["difference"]
+    if not differences:
+        return ""
+    said: dict[str, list[str]] = {"loss": [], "tie": [], "win": []}
+    for name in sorted(differences, key=lambda who: -summary[who][metric]["mean"]):
         theirs = summary[name][metric]["mean"]
         # Of nearly nothing any share is enormous.
-        share = f" ({difference['mean'] / theirs:+.0%})" if theirs > 0.01 else ""
-        amount = (
-            f"{difference['mean']:+.4f} [{difference['low']:.4f}, {difference['high']:.4f}]"
-        )
-        if difference["low"] > 0:
-            word = "[green]beat[/]"
-        elif difference["high"] < 0:
-            word = "[red]lose to[/]"
-        else:
-            word = "[yellow]tie with[/]"
-        said.append(f"The towers {word} {_NAMES.get(name, name)}: {metric} {amount}{share}.")
-    return "\n".join(said)
+        share = f" ({differences[name][metric]['mean'] / theirs:+.1%})" if theirs > 0.01 else ""
+        said[outcome(differences[name][metric])].append(f"{_NAMES[name]}{share}")
+    parts = [f"{_WORDS[each]} {', '.join(names)}" for each, names in said.items() if names]
+    return f"By {metric}, the towers {'; '.join(parts)}."
+
+
+def _for_whom(measured: Mapping[str, Any]) -> Iterator[str]:
+    """The slices where the towers and the best baseline differ most, if not by chance."""
+    parts = measured.get("slices", [])
+    if not parts:
+        return
+    name = _NAMES[measured["verdict"]["best_baseline"]]
+    for word, wanted in (("better", "win"), ("worse", "loss")):
+        told = [part for part in parts if outcome(part["difference"]) == wanted]
+        told.sort(key=lambda part: -abs(part["difference"]["mean"]))
+        if told:
+            each = [
+                f"{part['slice']} ({part['towers']:.3f} for {part['baseline']:.3f})"
+                for part in told[:_MOST_SLICES]
+            ]
+            more = f" and {len(told) - len(each)} more" if len(told) > len(each) else ""
+            yield escape(
+                f"Of {len(parts)} slices {word} than {name} for: {'; '.join(each)}{more}."
+            )
 
 
 def _labels_table(measured: Mapping[str, Any]) -> Table:

@@ -1,0 +1,113 @@
+"""For whom the towers are better, and for whom not: groups of users, and of items to be found.
+
+A slice of users takes some of the test users. A slice of items asks all of them, and of what is
+to be found only its items count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from twotower.data.entities import Entities
+from twotower.data.interactions import Histories
+from twotower.data.tables import Dataset
+from twotower.evaluation.evaluate import HeldOut
+
+# Fewer users than this tell nothing.
+FEWEST_USERS = 50
+# Of a column the values that most have.
+_VALUES = 3
+_MOST_COLUMNS = 12
+_SLICED = {"boolean", "categorical", "list", "numeric"}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of what is to be found.
+
+    Attributes:
+        name: in words.
+        is_in: which test users it has.
+        held: what they are to find.
+    """
+
+    name: str
+    is_in: Bool[np.ndarray, " U"]
+    held: HeldOut
+
+
+def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
+    """Histories short and long, items of the head and the tail, and by each column's values."""
+    lengths = seen.lengths()[held.user_rows]
+    middle = int(np.median(lengths[held.is_warm])) if held.is_warm.any() else 0
+    groups = {
+        f"histories up to {middle}": held.is_warm & (lengths <= middle),
+        f"histories above {middle}": lengths > middle,
+    }
+    for name, mask in _by_columns(dataset.users):
+        groups[f"users with {name}"] = mask[held.user_rows]
+    for name, is_in in groups.items():
+        if FEWEST_USERS <= is_in.sum() < len(held):
+            yield Slice(name, is_in, _only_users(held, is_in))
+    is_head = _head(seen, len(dataset.items))
+    kinds = {"popular items": is_head, "items of the tail": ~is_head}
+    for name, mask in _by_columns(dataset.items):
+        kinds[f"items with {name}"] = mask
+    for name, is_in in kinds.items():
+        part = is_in[held.items]
+        users = np.bincount(held.owners[part], minlength=len(held)) > 0
+        if users.sum() >= FEWEST_USERS and not part.all():
+            yield Slice(name, users, _only_users(_only_items(held, part), users))
+
+
+def _only_items(held: HeldOut, part: Bool[np.ndarray, " P"]) -> HeldOut:
+    return replace(held, items=held.items[part], owners=held.owners[part])
+
+
+def _only_users(held: HeldOut, is_in: Bool[np.ndarray, " U"]) -> HeldOut:
+    place = np.cumsum(is_in) - 1
+    part = is_in[held.owners]
+    return HeldOut(
+        held.user_rows[is_in], held.items[part], place[held.owners[part]], held.is_warm[is_in]
+    )
+
+
+def _head(seen: Histories, num_items: int) -> Bool[np.ndarray, " I"]:
+    """The most popular items, which together have half of all interactions."""
+    counts = np.bincount(seen.items, minlength=num_items + 1)
+    order: Int64[np.ndarray, " I"] = np.argsort(-counts, kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    is_head = np.zeros(num_items + 1, bool)
+    is_head[order[before < counts.sum() / 2]] = True
+    return is_head
+
+
+def _by_columns(entities: Entities) -> Iterator[tuple[str, Bool[np.ndarray, " R"]]]:
+    """Of each column the commonest values, or the lower and the upper half of its numbers."""
+    for column, values in list(entities.values.items())[:_MOST_COLUMNS]:
+        if values.ndim > 1 or entities.columns[column].kind not in _SLICED:
+            continue
+        for name, is_in in _values(values):
+            yield f"{column} {name}", np.concatenate([[False], is_in])
+
+
+def _values(values: np.ndarray) -> Iterator[tuple[str, Bool[np.ndarray, " R"]]]:
+    if values.dtype == object:
+        lists = [each if isinstance(each, list) else [each] for each in values.tolist()]
+        counts = Counter(value for each in lists for value in each if value is not None)
+        for value, _ in counts.most_common(_VALUES):
+            yield str(value), np.array([value in each for each in lists], bool)
+        return
+    there = values[~np.isnan(values)]
+    if np.isin(there, (0.0, 1.0)).all():
+        yield "yes", values == 1
+        yield "no", values == 0
+    elif len(there):
+        middle = float(np.median(there))
+        yield f"up to {middle:g}", values <= middle
+        yield f"above {middle:g}", values > middle
