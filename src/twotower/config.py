@@ -69,10 +69,12 @@ class ModelConfig(Section):
         (256, 128), description="hidden layers of the item tower; [] for a linear tower"
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="share of hidden units dropped")
-    normalize: bool | Literal["auto"] = Field(
+    normalize: bool = Field(True, description="embeddings of length 1")
+    temperature: Annotated[float, Field(ge=0.001, le=1000)] | Literal["auto"] = Field(
         "auto",
-        description="embeddings of length 1, with a learned scale (1 / temperature); auto: "
-        "yes, but not with history own_table",
+        description="what scores are divided by, where embeddings have length 1; under the "
+        "losses of pairs only where learning it begins; auto: 1 / log(items) under softmax, by "
+        "which a score of 1 makes an item as likely as all that score 0; 0.2 for bce, else 0.1",
     )
     user_ids: bool | Literal["auto"] = Field(
         "auto",
@@ -85,7 +87,7 @@ class ModelConfig(Section):
         "where items have features but under 20 interactions each",
     )
     id_dropout: float = Field(
-        0.1,
+        0.05,
         ge=0,
         le=1,
         description="share of ids, and of whole histories, hidden in training, so that the "
@@ -96,16 +98,14 @@ class ModelConfig(Section):
     text_buckets: Annotated[int, Field(ge=16, le=2**26)] = Field(
         16_384, description="rows of the table that n-grams are hashed into"
     )
-    history: Literal["auto", "none", "mean", "own_table"] = Field(
+    history: Literal["auto", "none", "mean"] = Field(
         "auto",
         description="how a user's past items become one vector; mean: of their embeddings; "
-        "own_table: of vectors that are for histories alone, which with the items' ids start "
-        "in closed form (softmax only); auto: own_table for softmax, mean for "
-        "in_batch_softmax and bpr, none for bce and triplet",
+        "auto: mean, but none for bce and triplet",
     )
     history_length: Width = Field(500, description="how many of the last items count, L")
     history_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of the pooled history's numbers dropped"
+        0.5, ge=0, lt=1, description="share of a history's items hidden in training"
     )
     item_bias: bool = Field(
         True, description="one learned number an item, in the score; goes with item_ids"
@@ -117,24 +117,28 @@ class TrainingConfig(Section):
 
     loss: Loss | Literal["auto"] = Field(
         "auto",
-        description="auto: bce where labels hold both likes and dislikes, else softmax over "
-        "all items up to 100,000 items, else in_batch_softmax",
+        description="auto: bce where labels hold both likes and dislikes, else softmax, or "
+        "in_batch_softmax with history none",
     )
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | Literal["auto"] = Field(
         "auto",
-        description="rows of a step: interactions, or users under softmax; auto: 256 for bce "
-        "and triplet, 256 users for softmax, 2,048 for the others",
+        description="interactions of a step; softmax takes whole users until there are so "
+        "many; auto: 256 for bce and triplet, 2,048 for the others",
+    )
+    negatives: Annotated[int, Field(ge=0, le=1_048_576)] | Literal["auto"] = Field(
+        "auto",
+        description="softmax: how many items, drawn anew each step, stand for all others; 0: "
+        "all others themselves; auto: all up to 10,000 items, else 2,048",
     )
     learning_rate: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
         "auto",
-        description="of the dense layers; auto: 0.001, but 0.0001 with history own_table, "
-        "which starts from something good",
+        description="of the dense layers; auto: 0.0002 under softmax, where they stand beside "
+        "ids and histories that know more, else 0.001",
     )
-    embedding_learning_rate: float | None = Field(
-        None,
-        gt=0,
-        le=10,
-        description="of the tables of ids and item biases; null: ten times the other",
+    embedding_learning_rate: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
+        "auto",
+        description="of the tables of ids and item biases; auto: 0.003 under softmax, else ten "
+        "times the other",
     )
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 on the dense layers")
     optimizer: Literal["adam", "adamw"] = Field("adam", description="of the dense layers")
@@ -149,12 +153,6 @@ class TrainingConfig(Section):
     )
     early_stopping_metric: Literal["auto", "loss", "ndcg"] = Field(
         "auto", description="auto: loss for bce (as the lab), ndcg@10 for the others"
-    )
-    history_share: float = Field(
-        0.5,
-        gt=0,
-        lt=1,
-        description="softmax: the share of a user's items that is history; the rest is target",
     )
     margin: float = Field(1.0, gt=0, description="triplet: squared distance to keep")
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(

@@ -32,7 +32,6 @@ from twotower.evaluation.assess import assess
 from twotower.evaluation.calibration import fit_line
 from twotower.evaluation.validation import validation
 from twotower.retrieval.encode import (
-    history_vectors,
     item_vectors,
     require_finite,
     user_vectors,
@@ -167,17 +166,17 @@ def _fit(
         resume=resume,
         watch=watch,
     )
-    history, best_epoch = learned.progress.history, learned.progress.best_epoch
+    searched = learned.progress
     calibrate(learned, parts, config)
     if config.training.refit:
         learned = _refit(planned, learned, watch, work, identity, resume)
     seconds = time.perf_counter() - started
-    recommender = assemble(dataset, parts, config, learned, history or {})
+    recommender = assemble(dataset, parts, config, learned, searched.history or {})
     metrics = {
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
-        "best_epoch": best_epoch,
-        "start": learned.start and dataclasses.asdict(learned.start),
+        "best_epoch": searched.best_epoch,
+        "start": searched.start,
         "train_seconds": seconds,
         "loss": config.training.loss,
         "seed": config.training.seed,
@@ -206,7 +205,6 @@ def _refit(
             None,
             metric="train_loss",
             checkpoint=work and work / "refit.safetensors",
-            start=learned.start,
             # An interrupted search may end elsewhere the next time.
             identity=f"{identity} {longer.epochs} epochs",
             resume=resume,
@@ -252,7 +250,7 @@ def assemble(
         learned.users,
         np.arange(num_users + 1),
         liked.latest(config.model.history_length),
-        history_vectors(learned.model, items, learned.has_own_id),
+        items,
     )
     require_finite(users, items)
     return Recommender(
@@ -307,6 +305,7 @@ def evaluate(
     return {
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
+        "train_seconds": recommender.metrics["train_seconds"],
         "data": fingerprint(dataset),
         "versions": versions(),
     }

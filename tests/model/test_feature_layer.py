@@ -58,12 +58,10 @@ def layer(shape: FeatureShape, *, ids: bool, sparse: bool = False) -> FeatureLay
 
 
 def looped(made: FeatureLayer, given: FeatureTable) -> list[torch.Tensor]:
-    """Row by row: numbers, own id, categories one after the other, the mean of each list."""
+    """Row by row: numbers, categories one after the other, the mean of each list."""
     rows = []
     for row in range(ROWS):
         parts = [given.dense[row]]
-        if made.id_table is not None:
-            parts.append(made.id_table.weight[given.ids[row]])
         for code in given.codes[row]:
             assert made.code_table is not None
             parts.append(made.code_table.weight[code])
@@ -104,7 +102,8 @@ def test_sparse_gradients_are_the_dense_ones_of_the_batchs_rows_alone(
     gradients = []
     for sparse in (False, True):
         made = layer(shape, ids=True, sparse=sparse)
-        (made(given)[0] ** 2).sum().backward()
+        features, ids = made(given)
+        ((features**2).sum() + (ids**2).sum()).backward()
         gradients.append([weight.grad for weight in made.parameters()])
     assert made.id_table is not None
     assert made.id_table.weight.grad is not None
@@ -126,9 +125,11 @@ def test_before_training_what_is_unknown_or_missing_says_nothing() -> None:
     no_numbers = torch.empty((1, 0))
     codes = torch.empty((1, 0), dtype=torch.int64)
     nobody = FeatureTable(torch.tensor([0]), no_numbers, codes, lists)
-    assert torch.equal(made(nobody)[0], torch.zeros(1, made.width))
+    features, of_id = made(nobody)
+    assert torch.equal(features, torch.zeros(1, made.width))
+    assert torch.equal(of_id, torch.zeros(1, CONFIG.embedding_dim))
     somebody = FeatureTable(torch.tensor([2]), no_numbers, codes, lists)
-    assert made(somebody)[0].any()
+    assert made(somebody)[1].any()
 
 
 def test_the_tables_of_features_are_all_but_that_of_ids() -> None:

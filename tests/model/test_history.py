@@ -41,8 +41,7 @@ def test_pooling_is_a_loop_over_users_and_their_items_and_so_are_its_gradients(
     lists: list[list[int]], seed: int
 ) -> None:
     of_items = embeddings(seed)
-    # With dropout in evaluation, which is none.
-    made = MeanHistory(WIDTH, 0.5).eval()(packed(lists, of_items))
+    made = MeanHistory()(packed(lists, of_items))
     expected = looped(lists, of_items)
     torch.testing.assert_close(made, expected)
     weights = torch.arange(made.numel(), dtype=torch.float32).view(made.shape)
@@ -52,25 +51,48 @@ def test_pooling_is_a_loop_over_users_and_their_items_and_so_are_its_gradients(
     torch.testing.assert_close(got, wanted)
 
 
+def drawn_mask(lists: list[list[int]], data: st.DataObject) -> list[bool]:
+    size = sum(map(len, lists))
+    return data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+
+
 @given(lists_of_items, st.data())
-def test_histories_that_are_hidden_are_empty_and_the_others_as_they_were(
+def test_items_that_are_hidden_are_gone_and_the_others_as_they_were(
     lists: list[list[int]], data: st.DataObject
 ) -> None:
-    shown = data.draw(st.lists(st.booleans(), min_size=len(lists), max_size=len(lists)))
-    of_items = embeddings(0)
-    made = packed(lists, of_items).only(torch.tensor(shown))
-    expected = [items if keep else [] for items, keep in zip(lists, shown, strict=True)]
+    shown = drawn_mask(lists, data)
+    made = packed(lists, embeddings(0)).only(torch.tensor(shown, dtype=torch.bool))
+    left = iter(shown)
+    expected = [[item for item in items if next(left)] for items in lists]
     there = [
         made.items[start:end].tolist()
         for start, end in zip(made.offsets[:-1], made.offsets[1:], strict=True)
     ]
     assert there == expected
     assert len(made.items) == made.offsets[-1]
+    owners = [user for user, items in enumerate(expected) for _ in items]
+    assert made.owners().tolist() == owners
 
 
-def test_numbers_of_a_pooled_history_are_dropped_in_training_only() -> None:
-    layer = MeanHistory(WIDTH, 0.5)
-    history = packed([[0, 1, 2]] * 500, embeddings(0).detach().abs() + 1)
-    torch.manual_seed(0)
-    assert 0.4 < (layer(history) == 0).float().mean() < 0.6
-    assert (layer.eval()(history) != 0).all()
+@settings(max_examples=60, deadline=None)
+@given(lists_of_items.filter(any), st.integers(0, 99), st.data())
+def test_a_history_without_each_is_a_loop_over_the_others_that_are_shown(
+    lists: list[list[int]], seed: int, data: st.DataObject
+) -> None:
+    of_items, shown = embeddings(seed), drawn_mask(lists, data)
+    made = MeanHistory().without_each(
+        packed(lists, of_items), torch.tensor(shown, dtype=torch.bool)
+    )
+    rest, place = [], 0
+    for items in lists:
+        pairs = list(zip(items, shown[place:], strict=False))
+        place += len(items)
+        for own in range(len(items)):
+            rest.append([item for n, (item, is_in) in enumerate(pairs) if is_in and n != own])
+    expected = looped(rest, of_items)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+    weights = torch.arange(made.numel(), dtype=torch.float32).view(made.shape)
+    got, wanted = (
+        torch.autograd.grad((one * weights).sum(), of_items)[0] for one in (made, expected)
+    )
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-2)

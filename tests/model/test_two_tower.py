@@ -21,13 +21,14 @@ from twotower.model.two_tower import TwoTower
 USERS = FeatureShape(num_ids=8, dense=2, categories=(3,), bags=())
 ITEMS = FeatureShape(num_ids=9, dense=1, categories=(), bags=((4, False),))
 DIM = 5
+SETTLED = {"history": "mean", "temperature": 0.1}
 
 
 def towers(*, ids: bool = True, fresh: bool = False, **changed: Any) -> TwoTower:
     """Small towers in evaluation; as they begin if ``fresh``, else no weight is zero."""
     torch.manual_seed(1)
     small = {"embedding_dim": DIM, "user_hidden_dims": (6,), "item_hidden_dims": (6,)}
-    config = ModelConfig.model_validate({"history": "mean", **small, **changed})
+    config = ModelConfig.model_validate({**SETTLED, **small, **changed})
     made = TwoTower(USERS, ITEMS, config, user_ids=ids, item_ids=ids)
     if not fresh:
         for parameter in made.parameters():
@@ -111,50 +112,40 @@ class TestEmbedding:
             own = model.user_features.id_table.weight[user]
             torch.testing.assert_close(of_users[user], own + liked)
 
-    def test_features_and_histories_speak_through_the_layers_too(self) -> None:
+    def test_features_speak_through_the_layers_and_histories_around_them(self) -> None:
         model = towers(normalize=False)
+        assert model.history is not None
         of_users, of_items = encoded(model)
         assert not torch.isclose(model.encode_items(items(seed=1)), of_items).any()
         described = model.encode_users(users(seed=1), histories(of_items))
         assert not torch.isclose(described, of_users).any()
-        forgotten = histories(of_items).only(torch.zeros(9, dtype=torch.bool))
+        forgotten = histories(of_items).only(torch.zeros(18, dtype=torch.bool))
         around = model.encode_users(users(), forgotten) + model.history(histories(of_items))
-        assert not torch.isclose(around, of_users).any()
+        torch.testing.assert_close(around, of_users)
 
-    def test_with_a_table_of_their_own_histories_and_ids_speak_alone_where_there_are_any(
-        self,
-    ) -> None:
-        model = towers(history="own_table", normalize=False, user_ids=False)
-        model.like_in_history.copy_(torch.arange(1.0, DIM + 1))
-        assert model.history is not None
-        assert model.history_table is not None
-        assert model.item_features.id_table is not None
+    @pytest.mark.parametrize("normalize", [True, False])
+    def test_for_each_item_its_user_is_who_the_others_make(self, normalize: bool) -> None:
+        model = towers(normalize=normalize)
         of_items = model.encode_items(items())
-        torch.testing.assert_close(of_items[1:], model.item_features.id_table.weight[1:])
-        assert not torch.isclose(of_items[0], model.item_features.id_table.weight[0]).any()
-        packed = histories(model.in_history(of_items, items().ids))
-        assert packed.embeddings is not of_items
-        torch.testing.assert_close(packed.embeddings[1:], model.history_table.weight[1:])
-        torch.testing.assert_close(packed.embeddings[0], of_items[0] * model.like_in_history)
-        strangers = replace(users(), ids=torch.zeros(9, dtype=torch.int64))
-        forgotten = packed.only(torch.arange(9) > 3)
-        made = model.encode_users(strangers, forgotten)
-        unlike = model.encode_users(replace(strangers, dense=users(1).dense), forgotten)
-        assert torch.equal(made[4:], unlike[4:])
-        assert not torch.isclose(made[:4], unlike[:4]).any()
+        made = model.encode_users_without_each(users(), histories(of_items))
+        # Users have two items, and each is found from the other.
+        for place in (0, 1):
+            is_other = torch.arange(18) % 2 != place
+            rest = model.encode_users(users(), histories(of_items).only(is_other))
+            torch.testing.assert_close(made[place::2], rest)
 
-    def test_a_start_fills_both_tables_and_leaves_the_rest_of_their_width_at_zero(self) -> None:
-        model = towers(history="own_table", normalize=False)
-        assert model.history_table is not None
-        assert model.item_features.id_table is not None
-        in_history, of_items = torch.rand(10, 3), torch.rand(10, 3)
-        model.start_from(in_history, of_items)
-        zeros = torch.zeros(10, DIM - 3)
-        filled = torch.cat([in_history, zeros], 1)
-        assert torch.equal(model.history_table.weight, filled)
-        model.start_from(of_items * torch.tensor([1.0, -2.0, 0.5]), of_items)
-        assert model.like_in_history.tolist() == pytest.approx([1.0, -2.0, 0.5, 0, 0])
-        assert torch.equal(model.item_features.id_table.weight, torch.cat([of_items, zeros], 1))
+    def test_without_features_there_are_no_layers(self) -> None:
+        bare = FeatureShape(num_ids=8, dense=0, categories=(), bags=())
+        config = ModelConfig.model_validate({**SETTLED, "embedding_dim": DIM})
+        model = TwoTower(bare, bare, config, user_ids=False, item_ids=True)
+        assert model.user_tower is None
+        assert model.item_tower is None
+        none = torch.empty(9, 0)
+        table = FeatureTable(torch.arange(9), none, none.long(), ())
+        of_items = model.encode_items(table)
+        assert of_items[1:].norm(dim=1).tolist() == pytest.approx([1.0] * 8, abs=1e-3)
+        nobody = model.encode_users(table, histories(of_items).only(torch.zeros(18).bool()))
+        assert not nobody.any()
 
     def test_without_ids_a_row_is_nothing_but_its_features(self) -> None:
         model = towers(ids=False)
@@ -172,7 +163,7 @@ class TestEmbedding:
             items().take(torch.tensor([0])), dense=torch.zeros(1, 1), bags=(missing,)
         )
         of_items = model.encode_items(nothing)
-        empty = histories(of_items, 1).only(torch.tensor([False]))
+        empty = histories(of_items, 1).only(torch.tensor([False, False]))
         row = users().take(torch.tensor([0]))
         of_user = model.encode_users(replace(row, dense=torch.zeros(1, 2)), empty)
         assert of_items.isfinite().all()
@@ -186,34 +177,48 @@ class TestHiding:
         self, share: float
     ) -> None:
         model = towers(id_dropout=share).train()
-        many = users().take(torch.full((4000,), 7))
-        made = model.hide_ids(many)
-        assert set(made.ids.tolist()) <= {0, 7}
-        assert (made.ids == 0).float().mean().item() == pytest.approx(share, abs=0.03)
-        assert torch.equal(made.dense, many.dense)
-        assert torch.equal(made.codes, many.codes)
+        for many, hide in (
+            (users().take(torch.full((4000,), 7)), model.hide_user_ids),
+            (items().take(torch.full((4000,), 7)), model.hide_item_ids),
+        ):
+            made = hide(many)
+            assert set(made.ids.tolist()) <= {0, 7}
+            assert (made.ids == 0).float().mean().item() == pytest.approx(share, abs=0.03)
+            assert torch.equal(made.dense, many.dense)
+            assert torch.equal(made.codes, many.codes)
 
-    @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-    def test_in_training_a_share_of_histories_is_gone_whole(self, share: float) -> None:
-        model = towers(id_dropout=share).train()
-        count = 4000
-        pairs = PackedHistory(
-            torch.arange(2 * count), torch.arange(0, 2 * count + 1, 2), torch.zeros(1, DIM)
-        )
-        made = model.hide_histories(pairs)
-        lengths = made.offsets.diff()
-        assert set(lengths.tolist()) <= {0, 2}
-        assert (lengths == 0).float().mean().item() == pytest.approx(share, abs=0.03)
-        # Those that are left are of whom they were.
-        first = made.items[made.offsets[:-1][lengths == 2]]
-        assert torch.equal(first, 2 * torch.arange(count)[lengths == 2])
+    @pytest.mark.parametrize("of_items", [0.0, 0.4])
+    @pytest.mark.parametrize("of_users", [0.0, 0.3, 1.0])
+    def test_in_training_a_share_of_items_is_hidden_and_of_some_users_all(
+        self, of_users: float, of_items: float
+    ) -> None:
+        model = towers(id_dropout=of_users, history_dropout=of_items).train()
+        count, each = 2000, 20
+        ends = torch.arange(0, each * count + 1, each)
+        items_of = torch.zeros(each * count, dtype=torch.int64)
+        shown = model.is_shown(PackedHistory(items_of, ends, torch.zeros(1, DIM)))
+        shares = shown.view(count, each).float().mean(1)
+        # Nobody else has lost all of twenty.
+        assert (shares == 0).float().mean().item() == pytest.approx(of_users, abs=0.04)
+        if of_users < 1:
+            left = shares[shares > 0].mean().item()
+            assert left == pytest.approx(1 - of_items, abs=0.02)
+
+    def test_what_nothing_can_stand_in_for_is_not_hidden(self) -> None:
+        bare = FeatureShape(num_ids=8, dense=0, categories=(), bags=())
+        config = ModelConfig.model_validate({**SETTLED, "id_dropout": 1, "history_dropout": 0})
+        model = TwoTower(bare, bare, config, user_ids=False, item_ids=True).train()
+        none = torch.empty(9, 0)
+        table = FeatureTable(torch.arange(9), none, none.long(), ())
+        assert torch.equal(model.hide_item_ids(table).ids, table.ids)
+        assert model.is_shown(histories(torch.zeros(10, DIM))).all()
 
     def test_in_evaluation_nothing_is_hidden(self) -> None:
         model = towers(id_dropout=1.0, dropout=0.9, history_dropout=0.9)
-        assert torch.equal(model.hide_ids(users()).ids, torch.arange(9))
+        assert torch.equal(model.hide_user_ids(users()).ids, torch.arange(9))
+        assert torch.equal(model.hide_item_ids(items()).ids, torch.arange(10))
         of_users, of_items = encoded(model)
-        history = histories(of_items)
-        assert torch.equal(model.hide_histories(history).items, history.items)
+        assert model.is_shown(histories(of_items)).all()
         for one, other in zip(encoded(model), (of_users, of_items), strict=True):
             assert torch.equal(one, other)
 

@@ -13,7 +13,6 @@ from twotower.errors import TwoTowerError
 from twotower.model.history import PackedHistory
 from twotower.retrieval import encode
 from twotower.retrieval.encode import (
-    history_vectors,
     item_vectors,
     require_finite,
     user_vectors,
@@ -30,22 +29,21 @@ def people() -> tuple[FeatureTable, Histories, Tensor]:
     keeper = shopkeeper()
     table = keeper.user_encoders.encode(keeper.user_values, np.zeros(60, np.int64))
     shifted = Histories(keeper.liked.offsets[1:], keeper.liked.items)
-    in_history = history_vectors(keeper.model, keeper.item_vectors, keeper.has_own_id)
-    return table, shifted, in_history
+    return table, shifted, keeper.item_vectors
 
 
 def test_they_are_the_vectors_that_the_recommender_keeps() -> None:
     keeper = shopkeeper()
     torch.testing.assert_close(item_vectors(keeper.model, goods()), keeper.item_vectors[1:])
-    table, liked, in_history = people()
-    found = user_vectors(keeper.model, table, np.arange(60), liked, in_history)
+    table, liked, of_items = people()
+    found = user_vectors(keeper.model, table, np.arange(60), liked, of_items)
     torch.testing.assert_close(found, keeper.user_vectors[1:])
 
 
 def test_a_users_vector_comes_of_features_and_of_the_vectors_of_what_was_liked() -> None:
-    keeper, (table, liked, in_history) = shopkeeper(), people()
-    liked_ones = in_history[1:]
-    found = user_vectors(keeper.model, table, np.arange(60), liked, in_history)
+    keeper, (table, liked, of_items) = shopkeeper(), people()
+    liked_ones = of_items[1:, :-1]
+    found = user_vectors(keeper.model, table, np.arange(60), liked, of_items)
     for row in (0, 33):
         own = torch.from_numpy(liked.of(row).astype(np.int64)) - 1
         history = PackedHistory(own, torch.tensor([0, len(own)]), liked_ones)
@@ -55,31 +53,31 @@ def test_a_users_vector_comes_of_features_and_of_the_vectors_of_what_was_liked()
 
 @pytest.mark.parametrize("size", [1, 7, 40, 60])
 def test_blocks_of_any_size_give_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper, (table, liked, in_history) = shopkeeper(), people()
+    keeper, (table, liked, of_items) = shopkeeper(), people()
     whole = (
         item_vectors(keeper.model, goods()),
-        user_vectors(keeper.model, table, np.arange(60), liked, in_history),
+        user_vectors(keeper.model, table, np.arange(60), liked, of_items),
     )
     monkeypatch.setattr(encode, "_BLOCK_ROWS", size)
     parted = (
         item_vectors(keeper.model, goods()),
-        user_vectors(keeper.model, table, np.arange(60), liked, in_history),
+        user_vectors(keeper.model, table, np.arange(60), liked, of_items),
     )
     torch.testing.assert_close(parted, whole)
 
 
 def test_some_users_in_any_order_have_the_vectors_they_have_among_all() -> None:
-    keeper, (table, liked, in_history) = shopkeeper(), people()
-    every = user_vectors(keeper.model, table, np.arange(60), liked, in_history)
+    keeper, (table, liked, of_items) = shopkeeper(), people()
+    every = user_vectors(keeper.model, table, np.arange(60), liked, of_items)
     rows = np.array([31, 4, 4, 59, 0])
-    found = user_vectors(keeper.model, table, rows, liked, in_history)
+    found = user_vectors(keeper.model, table, rows, liked, of_items)
     torch.testing.assert_close(found, every[torch.from_numpy(rows)])
 
 
 def test_nobody_has_no_vectors_of_the_same_width() -> None:
-    keeper, (table, liked, in_history) = shopkeeper(), people()
-    found = user_vectors(keeper.model, table, np.empty(0, np.int64), liked, in_history)
-    assert found.shape == (0, in_history.shape[1] + 1)
+    keeper, (table, liked, of_items) = shopkeeper(), people()
+    found = user_vectors(keeper.model, table, np.empty(0, np.int64), liked, of_items)
+    assert found.shape == (0, of_items.shape[1])
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])

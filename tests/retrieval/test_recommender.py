@@ -276,7 +276,8 @@ class TestAddItems:
         changed = recommender.add_items(new_item("folk", 500))
         assert len(changed.items) == NUM_ITEMS
         assert changed.item_values["genre"][0] == "folk"
-        assert (changed.item_vectors[1] == recommender.item_vectors[1]).all()
+        assert (changed.item_vectors[1] != recommender.item_vectors[1]).any()
+        assert changed.has_own_id[1]
         assert (changed.item_vectors[2:] == recommender.item_vectors[2:]).all()
 
     def test_items_come_one_after_the_other_and_in_any_frame(

@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from itertools import pairwise as neighbours
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.interactions import Histories, Interactions, histories
 from twotower.training.batches import (
     PairBatch,
-    UserBatch,
     pairwise,
     pointwise,
     triplets,
@@ -147,62 +145,39 @@ class TestTriplets:
         assert all(abs(count - 2000) < 200 for count in counts.values())
 
 
-def by_user(batch: UserBatch) -> dict[int, tuple[list[int], list[int]]]:
-    """Each user's history and targets, both sorted."""
-    found: dict[int, tuple[list[int], list[int]]] = {int(u): ([], []) for u in batch.user_rows}
-    parts = (
-        (batch.history_items, batch.history_owners),
-        (batch.target_items, batch.target_owners),
-    )
-    for part, (items, owners) in enumerate(parts):
-        for item, owner in zip(items.tolist(), owners.tolist(), strict=True):
-            found[int(batch.user_rows[owner])][part].append(item)
-    return {user: (sorted(one), sorted(other)) for user, (one, other) in found.items()}
-
-
 class TestWholeUsers:
-    @given(met, st.sampled_from([0.1, 0.5, 0.9]), batch_sizes, seeds)
-    def test_every_user_with_two_items_comes_once_with_all_of_them_and_one_to_find(
-        self, pairs: list[Pair], share: float, size: int, seed: int
+    @given(met, st.integers(1, 6), batch_sizes, seeds)
+    def test_every_user_with_two_items_comes_once_with_all_of_them_or_as_many_as_may_be(
+        self, pairs: list[Pair], most: int, size: int, seed: int
     ) -> None:
-        expected = defaultdict(list)
-        for user, item in sorted(pairs):
-            expected[user].append(item)
-        found: dict[int, list[int]] = {}
-        for batch in whole_users(liked_of(pairs), share, size, rng(seed)):
-            assert 0 < len(batch) <= size
-            for user, (history, targets) in by_user(batch).items():
+        pairs = sorted(set(pairs))
+        expected = defaultdict(set)
+        for user, item in pairs:
+            expected[user].add(item)
+        found: dict[int, set[int]] = {}
+        for batch in whole_users(liked_of(pairs), most, size, rng(seed)):
+            assert len(batch) == len(batch.items) == batch.offsets[-1] > 0
+            # A batch ends with the user who fills it.
+            assert batch.offsets[-2] <= size
+            parts = np.split(batch.items, batch.offsets[1:-1])
+            for user, items in zip(batch.user_rows.tolist(), parts, strict=True):
                 assert user not in found
-                assert targets
-                found[user] = sorted(history + targets)
-        assert found == {user: items for user, items in expected.items() if len(items) > 1}
+                found[user] = set(items.tolist())
+                assert len(found[user]) == len(items)
+        wanted = {u for u, items in expected.items() if min(len(items), most) > 1}
+        assert set(found) == wanted
+        for user, items in found.items():
+            assert items <= expected[user]
+            assert len(items) == min(len(expected[user]), most)
 
-    @given(met, st.sampled_from([0.1, 0.5, 0.9]), seeds)
-    def test_an_item_to_be_found_is_never_in_the_history_even_if_it_was_met_twice(
-        self, pairs: list[Pair], share: float, seed: int
-    ) -> None:
-        repeated = pairs + pairs[::2]
-        for batch in whole_users(liked_of(repeated), share, 3, rng(seed)):
-            for history, targets in by_user(batch).values():
-                assert not set(history) & set(targets)
-
-    @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-    def test_the_share_of_the_items_is_history_and_which_is_drawn_anew(
-        self, share: float
-    ) -> None:
-        pairs = [(user, item) for user in range(1, USERS + 1) for item in range(1, 401)]
-        every = [
-            by_user(next(whole_users(liked_of(pairs), share, USERS, rng(seed))))
-            for seed in (1, 2)
+    def test_who_has_too_many_gets_others_in_each_epoch(self) -> None:
+        liked = liked_of([(1, item) for item in range(1, ITEMS + 1)])
+        drawn = [
+            set(next(whole_users(liked, 4, 9, rng(seed))).items.tolist()) for seed in range(40)
         ]
-        for parts in every:
-            lengths = [len(history) for history, _ in parts.values()]
-            assert sum(lengths) / len(pairs) == pytest.approx(share, abs=0.05)
-        assert every[0] != every[1]
+        assert set.union(*drawn) == set(range(1, ITEMS + 1))
+        counts = Counter(item for items in drawn for item in items)
+        assert max(counts.values()) < 40
 
-    @settings(max_examples=20)
-    @given(met)
-    def test_items_stand_user_after_user(self, pairs: list[Pair]) -> None:
-        for batch in whole_users(liked_of(pairs), 0.5, 4, rng()):
-            for owners in (batch.history_owners, batch.target_owners):
-                assert all(one <= other for one, other in neighbours(owners.tolist()))
+    def test_no_user_with_two_items_is_no_batch(self) -> None:
+        assert list(whole_users(liked_of([(1, 1), (2, 1)]), 5, 4, rng())) == []

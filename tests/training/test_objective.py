@@ -64,16 +64,17 @@ def table(rows: int, seed: int) -> FeatureTable:
     return FeatureTable(torch.arange(rows + 1), dense, none, ())
 
 
-def objective_of(columns: dict[str, Any], loss: Loss) -> Objective:
+def objective_of(columns: dict[str, Any], loss: Loss, negatives: int = 0) -> Objective:
     """What is to be learned from the rows, if the loss can learn from them."""
     train = log_of(columns)
     tables = table(USERS, 1), table(ITEMS, 2)
-    return make_objective(loss, TrainingConfig(), *tables, train, history_length=LONGEST)
+    config = TrainingConfig(negatives=negatives)
+    return make_objective(loss, config, *tables, train, history_length=LONGEST)
 
 
-def learnable(columns: dict[str, Any], loss: Loss) -> Objective:
+def learnable(columns: dict[str, Any], loss: Loss, negatives: int = 0) -> Objective:
     try:
-        return objective_of(columns, loss)
+        return objective_of(columns, loss, negatives)
     except DataError:
         assume(False)
         raise
@@ -81,9 +82,10 @@ def learnable(columns: dict[str, Any], loss: Loss) -> Objective:
 
 def towers(**changed: Any) -> TwoTower:
     """Towers that drop nothing, so that a loop can follow; no weight is zero."""
-    still = {"dropout": 0, "id_dropout": 0, "history_dropout": 0, "history": "mean"}
+    still = {"dropout": 0, "id_dropout": 0, "history_dropout": 0}
+    settled = {"history": "mean", "temperature": 0.2}
     small = {"embedding_dim": 5, "user_hidden_dims": [4], "item_hidden_dims": [4]}
-    config = ModelConfig.model_validate({**still, **small, **changed})
+    config = ModelConfig.model_validate({**still, **settled, **small, **changed})
     torch.manual_seed(3)
     shapes = (FeatureShape(rows, 2, (), ()) for rows in (USERS, ITEMS))
     model = TwoTower(*shapes, config, user_ids=True, item_ids=True)
@@ -165,23 +167,43 @@ class Loops:
 
     def of_users(self, batch: UserBatch) -> Tensor:
         losses = []
-        for b, row in enumerate(batch.user_rows.tolist()):
-            history = batch.history_items[batch.history_owners == b].tolist()
-            user = self.user(row, history)
-            left = [item for item in range(1, ITEMS + 1) if item not in history]
-            total = torch.stack([self.score(user, item) for item in left]).logsumexp(0)
-            targets = batch.target_items[batch.target_owners == b].tolist()
-            losses += [total - self.score(user, item) for item in targets]
+        met = {
+            item
+            for item, label in zip(self.columns["items"], self.columns["labels"], strict=True)
+            if label > 0.5
+        }
+        for row, items in lists_of(batch).items():
+            for item in items:
+                user = self.user(row, [other for other in items if other != item])
+                own = self.score(user, item)
+                if batch.negatives is None:
+                    left = [other for other in met if other == item or other not in items]
+                    total = torch.stack([self.score(user, each) for each in left]).logsumexp(0)
+                else:
+                    total = own.exp()
+                    weight = len(met) / len(batch.negatives)
+                    for other in batch.negatives.tolist():
+                        if other not in items:
+                            total = total + weight * self.score(user, other).exp()
+                    total = total.log()
+                losses.append(total - own)
         return torch.stack(losses).mean()
+
+
+def lists_of(batch: UserBatch) -> dict[int, list[int]]:
+    """Each user's items."""
+    parts = np.split(batch.items, batch.offsets[1:-1])
+    return {int(user): part.tolist() for user, part in zip(batch.user_rows, parts, strict=True)}
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @many_times
-@given(logs(), st.booleans(), st.integers(0, 99))
+@given(logs(), st.booleans(), st.integers(0, 5), st.integers(0, 99))
 def test_a_batchs_loss_and_gradients_are_those_of_a_loop_over_its_rows(
-    loss: Loss, columns: dict[str, Any], normalize: bool, seed: int
+    loss: Loss, columns: dict[str, Any], normalize: bool, negatives: int, seed: int
 ) -> None:
-    objective, model = learnable(columns, loss), towers(normalize=normalize)
+    objective = learnable(columns, loss, negatives)
+    model = towers(normalize=normalize)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     for batch in objective.batches(6, np.random.default_rng(seed)):
         made, expected = (
@@ -236,14 +258,40 @@ def test_a_rows_history_never_holds_the_rows_own_item_nor_anything_from_then_on(
 
 @many_times
 @given(logs(), st.integers(0, 99))
-def test_a_whole_users_history_never_holds_an_item_that_is_to_be_found(
+def test_a_whole_users_items_are_each_once_and_no_more_than_a_history_holds(
     columns: dict[str, Any], seed: int
 ) -> None:
-    objective, model = learnable(columns, "softmax"), towers(embedding_dim=ITEMS + 1)
+    objective = learnable(columns, "softmax")
     for batch in objective.batches(3, np.random.default_rng(seed)):
         assert isinstance(batch, UserBatch)
-        for b, history in enumerate(pooled(model, objective, batch)):
-            assert not history & set(batch.target_items[batch.target_owners == b].tolist())
+        for user, items in lists_of(batch).items():
+            rows = zip(columns["users"], columns["items"], columns["labels"], strict=True)
+            liked = {item for who, item, label in rows if who == user and label > 0.5}
+            assert len(items) == len(set(items)) == min(len(liked), LONGEST)
+            assert set(items) <= liked
+
+
+def test_a_negative_is_an_item_that_somebody_liked() -> None:
+    rows = {"users": [1, 1, 2, 2], "items": [1, 2, 1, 4], "labels": [1, 1, 1, 0]}
+    [batch] = objective_of(rows, "softmax", 50).batches(9, np.random.default_rng(0))
+    assert isinstance(batch, UserBatch)
+    assert batch.negatives is not None
+    assert set(batch.negatives.tolist()) == {1, 2}
+    assert len(batch.negatives) == 50
+
+
+def test_the_expected_gradient_with_some_negatives_is_that_with_all() -> None:
+    model = towers()
+    gradients = []
+    for negatives in (0, 4000):
+        objective = objective_of(EVERYBODY, "softmax", negatives)
+        [batch] = objective.batches(40, np.random.default_rng(0))
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        loss = objective.loss_of(model.eval(), batch)
+        made = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        gradients.append(torch.cat([each.flatten() for each in made]))
+    full, sampled = gradients
+    assert (full - sampled).norm() < 0.05 * full.norm()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -273,7 +321,7 @@ def test_in_a_triplet_what_is_not_liked_is_disliked() -> None:
     assert set(batch.other_rows.tolist()) == {2}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", PAIRED)
 def test_in_training_histories_are_hidden_and_in_evaluation_not(loss: Loss) -> None:
     objective = objective_of(EVERYBODY, loss)
     model = towers(id_dropout=1.0, embedding_dim=ITEMS + 1)

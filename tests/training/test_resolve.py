@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
@@ -74,14 +75,19 @@ def test_every_auto_becomes_what_its_description_says(
         loss = "bce" if mixed else "softmax"
     from_labels = loss in {"bce", "triplet"}
     learns_by_heart = described and each < 20
-    users = {"bce": 256, "triplet": 256, "softmax": 256, "bpr": 2048, "in_batch_softmax": 2048}
     assert made.training.loss == loss
-    assert made.training.batch_size == users[loss]
+    assert made.training.batch_size == (256 if from_labels else 2048)
+    assert made.training.negatives == 0
     assert made.training.early_stopping_metric == ("loss" if loss == "bce" else "ndcg")
-    others = "own_table" if loss == "softmax" else "mean"
-    assert made.model.history == ("none" if from_labels else others)
-    assert made.model.normalize == (loss != "softmax")
-    assert made.training.learning_rate == (1e-4 if loss == "softmax" else 1e-3)
+    assert made.model.history == ("none" if from_labels else "mean")
+    is_softmax = loss == "softmax"
+    assert made.training.learning_rate == (2e-4 if is_softmax else 1e-3)
+    assert made.training.embedding_learning_rate == (3e-3 if is_softmax else 1e-2)
+    met = RING // 2 if mixed else RING
+    at_first = 0.2 if loss == "bce" else 0.1
+    assert made.model.temperature == pytest.approx(
+        1 / math.log(met) if is_softmax else at_first
+    )
     assert made.model.user_ids == (from_labels and not learns_by_heart)
     assert made.model.item_ids == (not from_labels or not learns_by_heart)
     assert made.model.item_bias == (made.model.item_ids and loss != "triplet")
@@ -90,26 +96,33 @@ def test_every_auto_becomes_what_its_description_says(
     assert autos(made.model_dump()) == ["training.device"]
 
 
-@pytest.mark.parametrize(
-    ("num_items", "loss"), [(100_000, "softmax"), (100_001, "in_batch_softmax")]
-)
-def test_a_catalogue_too_large_for_all_its_logits_gets_the_batch_for_negatives(
-    num_items: int, loss: Loss
-) -> None:
+@pytest.mark.parametrize(("num_items", "negatives"), [(10_000, 0), (10_001, 2048)])
+def test_in_a_large_catalogue_some_items_stand_for_all(num_items: int, negatives: int) -> None:
     many = read({"interactions": {"user_id": [1] * num_items, "item_id": range(num_items)}})
-    assert resolved(many).training.loss == loss
+    made = resolved(many).training
+    assert (made.loss, made.negatives) == ("softmax", negatives)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("history", ["none", "mean"])
 def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
-    model = {"history": history, "user_ids": True, "item_ids": False, "normalize": False}
+    if (loss, history) == ("softmax", "none"):
+        return
+    model = {
+        "history": history,
+        "user_ids": True,
+        "item_ids": False,
+        "normalize": False,
+        "temperature": 0.5,
+    }
     training = {
         "loss": loss,
         "batch_size": 7,
         "early_stopping_metric": "loss",
         "seed": 5,
         "learning_rate": 0.5,
+        "embedding_learning_rate": 0.25,
+        "negatives": 9,
     }
     given = parse_config({"model": model, "training": training})
     made = resolved(ring(each=20), model=model, training=training)
@@ -120,24 +133,17 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
     assert made.evaluation == given.evaluation
 
 
-@pytest.mark.parametrize(
-    ("model", "training"),
-    [({"normalize": True}, {}), ({"item_ids": False}, {}), ({}, {"loss": "bpr"})],
-)
-def test_a_start_in_closed_form_asks_for_what_it_needs_and_is_not_chosen_without(
-    model: dict[str, Any], training: dict[str, Any]
-) -> None:
-    assert resolved(ring(each=20), model=model, training=training).model.history == "mean"
-    asked = {**model, "history": "own_table"}
-    with pytest.raises(ConfigError, match=r"'own_table' .* needs training\.loss softmax"):
-        resolved(ring(each=20), model=asked, training=training)
+def test_softmax_without_a_history_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'softmax' .* needs model\.history 'mean'"):
+        resolved(ring(each=20), model={"history": "none"}, training={"loss": "softmax"})
 
 
 def test_a_history_that_was_asked_for_says_what_the_id_would() -> None:
     assert (
         resolved(ring(each=20, mixed=True), model={"history": "mean"}).model.user_ids is False
     )
-    assert resolved(ring(each=20), model={"history": "none"}).model.user_ids is True
+    alone = resolved(ring(each=20), model={"history": "none"})
+    assert (alone.model.user_ids, alone.training.loss) == (True, "in_batch_softmax")
 
 
 @pytest.mark.parametrize(

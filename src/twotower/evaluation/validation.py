@@ -14,7 +14,6 @@ from twotower.evaluation import evaluate as ev
 from twotower.evaluation.calibration import fit_line
 from twotower.evaluation.metrics import auc, log_loss
 from twotower.retrieval.encode import (
-    history_vectors,
     item_vectors,
     require_finite,
     user_vectors,
@@ -61,10 +60,7 @@ class Validation:
             return 0.0
         liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
-        in_history = history_vectors(learned.model, items, learned.has_own_id)
-        users = user_vectors(
-            learned.model, learned.users, self.held.user_rows, liked, in_history
-        )
+        users = user_vectors(learned.model, learned.users, self.held.user_rows, liked, items)
         can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
         users, candidates = users.cpu(), items[1:].cpu()
         return ev.mean_ndcg(
@@ -79,8 +75,7 @@ class Validation:
         liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
         distinct, place = np.unique(self.user_rows, return_inverse=True)
-        in_history = history_vectors(learned.model, items, learned.has_own_id)
-        users = user_vectors(learned.model, learned.users, distinct, liked, in_history)
+        users = user_vectors(learned.model, learned.users, distinct, liked, items)
         chosen = users[torch.from_numpy(place).to(users.device)]
         rows = torch.from_numpy(self.item_rows.astype(np.int64)).to(users.device)
         scores = (chosen * items[rows]).sum(1)

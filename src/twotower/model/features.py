@@ -12,7 +12,10 @@ from twotower.data.features import FeatureShape, FeatureTable
 
 
 class FeatureLayer(nn.Module):
-    """Numbers as they are, embeddings of ids and categories, means of bags; side by side.
+    """Numbers as they are, embeddings of categories, means of bags; and embeddings of ids.
+
+    Attributes:
+        width: how many numbers the features of a row become, W.
 
     Args:
         shape: of the tables it will read.
@@ -37,11 +40,9 @@ class FeatureLayer(nn.Module):
         )
         self.width = (
             shape.dense
-            + (config.embedding_dim if ids else 0)
             + len(shape.categories) * config.category_dim
             + sum(table.embedding_dim for table in self.bag_tables)  # type: ignore[misc]
         )
-        self.has_features = self.width > (config.embedding_dim if ids else 0)
 
     def feature_tables(self) -> list[nn.Parameter]:
         """The tables of categories, lists and texts: all but that of ids."""
@@ -51,12 +52,9 @@ class FeatureLayer(nn.Module):
     def forward(
         self, table: FeatureTable
     ) -> tuple[Float[Tensor, "R W"], Float[Tensor, "R D"] | None]:
-        """Rows -> vectors, and the id's part of them alone (None without ids)."""
+        """Rows -> vectors of their features, and embeddings of their ids (None without)."""
         parts = [table.dense]
-        id_embedding = None
-        if self.id_table is not None:
-            id_embedding = self.id_table(table.ids)
-            parts.append(id_embedding)
+        id_embedding = None if self.id_table is None else self.id_table(table.ids)
         if self.code_table is not None:
             parts.append(self.code_table(table.codes).flatten(1))
         for layer, bag in zip(self.bag_tables, table.bags, strict=True):

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twotower.data.interactions import Histories
-from twotower.model.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,16 @@ class PackedHistory:
             embeddings,
         )
 
-    def only(self, is_kept: Bool[Tensor, " B"]) -> PackedHistory:
-        """The histories of some users; the others' are empty."""
+    def owners(self) -> Int64[Tensor, " P"]:
+        """Whose each item is."""
         counts = self.offsets[1:] - self.offsets[:-1]
-        kept = torch.repeat_interleave(is_kept, counts)
-        offsets = torch.zeros_like(self.offsets)
-        torch.cumsum(counts * is_kept, 0, out=offsets[1:])
-        return PackedHistory(self.items[kept], offsets, self.embeddings)
+        users = torch.arange(len(counts), device=self.items.device)
+        return torch.repeat_interleave(users, counts)
+
+    def only(self, is_kept: Bool[Tensor, " P"]) -> PackedHistory:
+        """Without some of the items."""
+        before = functional.pad(torch.cumsum(is_kept, 0), (1, 0))
+        return PackedHistory(self.items[is_kept], before[self.offsets], self.embeddings)
 
 
 class MeanHistory(nn.Module):
@@ -63,16 +65,25 @@ class MeanHistory(nn.Module):
     more is known about a user.
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.width = width
-        self.dropout = Dropout(dropout)
-
     def forward(self, history: PackedHistory) -> Float[Tensor, "B D"]:
         """Pool each user's items."""
         counts = (history.offsets[1:] - history.offsets[:-1]).clamp(min=1)
         total = functional.embedding_bag(
             history.items, history.embeddings, history.offsets[:-1], mode="sum"
         )
-        pooled: Tensor = self.dropout(total / counts.to(total.dtype).sqrt()[:, None])
-        return pooled
+        return total / counts.to(total.dtype).sqrt()[:, None]
+
+    def without_each(
+        self, history: PackedHistory, is_shown: Bool[Tensor, " P"]
+    ) -> Float[Tensor, "P D"]:
+        """Of each item the pooled history of its user without it, and without what is hidden.
+
+        One sum a user serves all of the user's items: each takes itself out again.
+        """
+        owners, shown = history.owners(), is_shown.to(history.embeddings.dtype)
+        own = history.embeddings.index_select(0, history.items) * shown[:, None]
+        users = len(history.offsets) - 1
+        total = own.new_zeros(users, own.shape[1]).index_add(0, owners, own)
+        count = shown.new_zeros(users).index_add_(0, owners, shown)
+        others = (count.index_select(0, owners) - shown).clamp_min(1)
+        return (total.index_select(0, owners) - own) * others.rsqrt()[:, None]

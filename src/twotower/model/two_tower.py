@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from twotower.config import ModelConfig
@@ -30,11 +30,9 @@ _LARGEST_LOG_SCALE = math.log(100.0)
 class TwoTower(nn.Module):
     """Towers over feature tables, with ids, histories and an item bias.
 
-    An id's embedding and the pooled history have the length of the embedding and also go
-    around the hidden layers, whose output starts at zero beside them: training begins as a
-    factor model and the layers add what features can. With ``history: own_table``, which
-    starts as a good factor model, the layers do not add but stand in: for items without an id
-    of their own and for users without a history (``benchmarks/LOG.md``).
+    The layers read features. An id's embedding and the pooled history have the length of the
+    embedding and go around the layers, whose output starts at zero beside them: training begins
+    as a factor model and the layers add what features can.
 
     Args:
         config: with nothing left on "auto".
@@ -42,7 +40,6 @@ class TwoTower(nn.Module):
     """
 
     slope: Tensor
-    like_in_history: Tensor
 
     def __init__(
         self,
@@ -55,42 +52,36 @@ class TwoTower(nn.Module):
         sparse: bool = False,
     ) -> None:
         super().__init__()
-        dim = config.embedding_dim
         self._shapes = {
             "user_shape": asdict(user_shape),
             "item_shape": asdict(item_shape),
             "user_ids": user_ids,
             "item_ids": item_ids,
         }
-        self.embedding_dim = dim
+        self.embedding_dim = config.embedding_dim
         self.id_dropout = config.id_dropout
-        self.normalize = bool(config.normalize)
+        self.history_dropout = config.history_dropout
+        self.normalize = config.normalize
         self.user_features = FeatureLayer(user_shape, config, ids=user_ids, sparse=sparse)
         self.item_features = FeatureLayer(item_shape, config, ids=item_ids, sparse=sparse)
-        self.history = self.history_table = None
-        if config.history in {"mean", "own_table"}:
-            self.history = MeanHistory(dim, config.history_dropout)
-        if config.history == "own_table":
-            self.history_table = nn.Embedding(item_shape.num_ids + 1, dim, sparse=sparse)
-            nn.init.zeros_(self.history_table.weight)
-            self.register_buffer("like_in_history", torch.zeros(dim))
+        self.history = MeanHistory() if config.history == "mean" else None
         self.user_tower = _tower(
-            self.user_features.width + (dim if self.history else 0),
+            self.user_features,
             config.user_hidden_dims,
             config,
             starts_at_zero=user_ids or self.history is not None,
         )
         self.item_tower = _tower(
-            self.item_features.width, config.item_hidden_dims, config, starts_at_zero=item_ids
+            self.item_features, config.item_hidden_dims, config, starts_at_zero=item_ids
         )
         self.item_bias = None
         if config.item_bias and item_ids:
             self.item_bias = nn.Embedding(item_shape.num_ids + 1, 1, sparse=sparse)
             nn.init.zeros_(self.item_bias.weight)
-        # Ten is a temperature of 0.1; embeddings of free length find their own.
-        start = math.log(10.0) if self.normalize else 0.0
-        learns_scale = self.normalize or self.history_table is not None
-        self.log_scale = nn.Parameter(torch.tensor(start), requires_grad=learns_scale)
+        # Embeddings of free length find their own.
+        assert config.temperature != "auto"
+        start = -math.log(config.temperature) if self.normalize else 0.0
+        self.log_scale = nn.Parameter(torch.tensor(start), requires_grad=self.normalize)
         self.offset = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("slope", torch.tensor(1.0))
 
@@ -99,75 +90,80 @@ class TwoTower(nn.Module):
         return dict(self._shapes)
 
     def encode_items(self, table: FeatureTable) -> Float[Tensor, "I D"]:
-        """Item embeddings. Hide ids first (``hide_ids``) where training asks for it."""
-        features, id_embedding = self.item_features(table)
-        return self._finish(self.item_tower(features), id_embedding, table.ids > 0)
-
-    def in_history(
-        self, embeddings: Float[Tensor, "I D"], ids: Int64[Tensor, " I"]
-    ) -> Float[Tensor, "I D"]:
-        """What items are in a history: their embeddings, or vectors that are for that alone.
-
-        An item without an id of its own has none of those; its embedding stands in, each number
-        scaled as it is in the others.
-        """
-        if self.history_table is None:
-            return embeddings
-        alike = embeddings * self.like_in_history
-        return torch.where(ids[:, None] > 0, self.history_table(ids), alike)
-
-    def start_from(self, in_history: Float[Tensor, "I R"], items: Float[Tensor, "I R"]) -> None:
-        """Put vectors into the tables of histories and item ids, R of their D numbers a row."""
-        assert self.history_table is not None
-        assert self.item_features.id_table is not None
-        with torch.no_grad():
-            pairs = ((self.history_table, in_history), (self.item_features.id_table, items))
-            for table, values in pairs:
-                table.weight.zero_()
-                table.weight[:, : values.shape[1]] = values.to(table.weight)
-            both = (in_history * items).sum(0) / items.square().sum(0).clamp(min=1e-12)
-            self.like_in_history.zero_()
-            self.like_in_history[: len(both)] = both.to(self.like_in_history)
+        """Item embeddings. Hide ids first (``hide_item_ids``) where training asks for it."""
+        return self._finish(self._itself(self.item_features, self.item_tower, table))
 
     def encode_users(
         self, table: FeatureTable, history: PackedHistory | None
     ) -> Float[Tensor, "B D"]:
         """User embeddings; the history is left out only where the model has none."""
-        features, id_embedding = self.user_features(table)
+        itself = self._itself(self.user_features, self.user_tower, table)
         if self.history is None:
-            return self._finish(self.user_tower(features), id_embedding, table.ids > 0)
+            return self._finish(itself)
         assert history is not None
-        pooled = self.history(history)
-        through = self.user_tower(torch.cat([features, pooled], 1))
-        is_known = history.offsets[1:] > history.offsets[:-1]
-        if id_embedding is None:
-            return self._finish(through, pooled, is_known)
-        return self._finish(through, pooled + id_embedding, is_known | (table.ids > 0))
+        return self._finish(itself + self.history(history))
 
-    def _finish(self, through: Tensor, around: Tensor | None, is_known: Tensor) -> Tensor:
-        if around is None:
-            embedding = through
-        elif self.history_table is not None:
-            embedding = torch.where(is_known[:, None], around, through)
-        else:
-            embedding = through + around
+    def encode_users_without_each(
+        self, table: FeatureTable, history: PackedHistory
+    ) -> Float[Tensor, "P D"]:
+        """For each item of each history its user's embedding, from the rest of the history.
+
+        In training some of the rest is hidden.
+        """
+        assert self.history is not None
+        itself = self._itself(self.user_features, self.user_tower, table)
+        rest = self.history.without_each(history, self.is_shown(history))
+        return self._finish(itself.index_select(0, history.owners()) + rest)
+
+    def _itself(
+        self, layer: FeatureLayer, tower: Tower | None, table: FeatureTable
+    ) -> Float[Tensor, "R D"]:
+        """What features and id say."""
+        features: Tensor
+        embedding: Tensor | None
+        features, embedding = layer(table)
+        if tower is not None:
+            through: Tensor = tower(features)
+            embedding = through if embedding is None else through + embedding
+        if embedding is None:
+            return features.new_zeros(len(table), self.embedding_dim)
+        return embedding
+
+    def _finish(self, embedding: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         return unit(embedding) if self.normalize else embedding
 
-    def hide_ids(self, table: FeatureTable) -> FeatureTable:
-        """In training, forget some rows' ids, so that features learn to stand in for them."""
-        reads_ids = self._shapes["user_ids"] or self._shapes["item_ids"]
-        if not self.training or self.id_dropout == 0 or not reads_ids:
+    def hide_user_ids(self, table: FeatureTable) -> FeatureTable:
+        """In training, forget some users' ids, so that features learn to stand in for them."""
+        return self._hide_ids(table, self.user_features, self.user_tower)
+
+    def hide_item_ids(self, table: FeatureTable) -> FeatureTable:
+        """In training, forget some items' ids, for the same reason."""
+        return self._hide_ids(table, self.item_features, self.item_tower)
+
+    def _hide_ids(
+        self, table: FeatureTable, layer: FeatureLayer, tower: Tower | None
+    ) -> FeatureTable:
+        if not self.training or layer.id_table is None or tower is None:
             return table
-        return replace(table, ids=table.ids * self._is_shown(len(table), table.ids.device))
+        return replace(
+            table, ids=table.ids * self._draw(len(table), self.id_dropout, table.ids)
+        )
 
-    def hide_histories(self, history: PackedHistory) -> PackedHistory:
-        """In training, forget some users' whole histories, for the same reason."""
-        if not self.training or self.id_dropout == 0:
-            return history
-        return history.only(self._is_shown(len(history.offsets) - 1, history.items.device))
+    def is_shown(self, history: PackedHistory) -> Bool[Tensor, " P"]:
+        """Which items of histories training shows: not all, and of some users none.
 
-    def _is_shown(self, count: int, device: torch.device) -> Tensor:
-        return torch.rand(count, device=device) >= self.id_dropout
+        None, so that what else is known of a user learns to stand in for the history.
+        """
+        if not self.training:
+            return torch.ones_like(history.items, dtype=torch.bool)
+        shown = self._draw(len(history.items), self.history_dropout, history.items)
+        if self.user_tower is None and self.user_features.id_table is None:
+            return shown
+        users = self._draw(len(history.offsets) - 1, self.id_dropout, history.items)
+        return shown & users[history.owners()]
+
+    def _draw(self, count: int, dropped: float, like: Tensor) -> Bool[Tensor, " N"]:
+        return torch.rand(count, device=like.device) >= dropped
 
     def user_vectors(self, embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D1"]:
         """Embeddings with the scale folded in and a 1 that meets the item's bias."""
@@ -207,10 +203,17 @@ class TwoTower(nn.Module):
 
 
 def _tower(
-    width: int, hidden_dims: Sequence[int], config: ModelConfig, *, starts_at_zero: bool
-) -> Tower:
+    layer: FeatureLayer,
+    hidden_dims: Sequence[int],
+    config: ModelConfig,
+    *,
+    starts_at_zero: bool,
+) -> Tower | None:
+    """The layers over some features; None where there are no features."""
+    if layer.width == 0:
+        return None
     tower = Tower(
-        width, hidden_dims, config.embedding_dim, dropout=config.dropout, normalize=False
+        layer.width, hidden_dims, config.embedding_dim, dropout=config.dropout, normalize=False
     )
     if starts_at_zero:
         nn.init.zeros_(tower.output.weight)

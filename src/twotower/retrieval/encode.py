@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from twotower.data.features import FeatureTable
@@ -28,42 +28,29 @@ def item_vectors(model: TwoTower, items: FeatureTable) -> Float32[Tensor, "I D"]
         return torch.cat(blocks)
 
 
-def history_vectors(
-    model: TwoTower, items: Float32[Tensor, "I D1"], has_own_id: Bool[np.ndarray, " I"]
-) -> Float32[Tensor, "I D"]:
-    """What each item is in a history.
-
-    Args:
-        items: what ``item_vectors`` gave.
-        has_own_id: whether training met the item.
-    """
-    ids = torch.from_numpy(np.where(has_own_id, np.arange(len(has_own_id)), 0))
-    with torch.inference_mode():
-        return model.in_history(items[:, :-1], ids.to(items.device))
-
-
 def user_vectors(
     model: TwoTower,
     users: FeatureTable,
     rows: np.ndarray,
     liked: Histories,
-    in_history: Float32[Tensor, "I D"],
+    items: Float32[Tensor, "I D1"],
 ) -> Float32[Tensor, "B D1"]:
     """The vectors of some users from their features and histories; on the model's device.
 
     Args:
         rows: of ``users`` and of ``liked`` alike.
         liked: histories, already cut to the length that the model reads.
-        in_history: what ``history_vectors`` gave.
+        items: what ``item_vectors`` gave.
     """
     device = users.ids.device
     with torch.inference_mode():
-        blocks = [torch.empty((0, in_history.shape[1] + 1), device=device)]
+        blocks = [torch.empty((0, items.shape[1]), device=device)]
+        embeddings = items[:, :-1]
         for places in _blocks(len(rows)):
             chosen = rows[places.numpy()]
             packed = None
             if model.history is not None:
-                packed = PackedHistory.of(liked, chosen, in_history)
+                packed = PackedHistory.of(liked, chosen, embeddings)
             table = users.take(torch.from_numpy(np.asarray(chosen, np.int64)).to(device))
             blocks.append(model.user_vectors(model.encode_users(table, packed)))
         return torch.cat(blocks)

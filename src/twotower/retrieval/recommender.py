@@ -21,7 +21,7 @@ from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.errors import DataError, RequestError
 from twotower.model.two_tower import TwoTower
-from twotower.retrieval.encode import history_vectors, item_vectors, user_vectors
+from twotower.retrieval.encode import item_vectors, user_vectors
 from twotower.retrieval.index import ExactIndex
 from twotower.retrieval.recommendations import Recommendations
 
@@ -151,8 +151,7 @@ class Recommender:
         rows = np.arange(len(table))
         recent = liked.latest(self.config.model.history_length)
         shifted = Histories(recent.offsets[1:], recent.items)
-        in_history = history_vectors(self.model, self.item_vectors, self.has_own_id)
-        return user_vectors(self.model, table, rows, shifted, in_history).clone()
+        return user_vectors(self.model, table, rows, shifted, self.item_vectors).clone()
 
     def encode_items(
         self, values: Mapping[str, np.ndarray], num_items: int

@@ -39,22 +39,21 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class UserBatch:
-    """B users whose items are parted into history and targets.
+    """B users with P items, each of which is to be found from its user's others.
 
     Attributes:
-        history_items, history_owners: the pairs that the user tower may see; an owner is a
-            place in ``user_rows``.
-        target_items, target_owners: the pairs to be found.
+        items: of each pair the item.
+        offsets: the pairs of user b are ``offsets[b]`` to ``offsets[b + 1]``.
+        negatives: items that stand for all others; None where all others are there themselves.
     """
 
     user_rows: Int64[np.ndarray, " B"]
-    history_items: Int64[np.ndarray, " P"]
-    history_owners: Int64[np.ndarray, " P"]
-    target_items: Int64[np.ndarray, " Q"]
-    target_owners: Int64[np.ndarray, " Q"]
+    items: Int64[np.ndarray, " P"]
+    offsets: Int64[np.ndarray, " B1"]
+    negatives: Int64[np.ndarray, " N"] | None = None
 
     def __len__(self) -> int:
-        return len(self.user_rows)
+        return len(self.items)
 
 
 def pointwise(
@@ -112,41 +111,27 @@ def triplets(
 
 
 def whole_users(
-    liked: Histories,
-    share: float,
-    batch_size: int,
-    rng: np.random.Generator,
-    *,
-    is_distinct: bool = False,
+    liked: Histories, most_items: int, batch_size: int, rng: np.random.Generator
 ) -> Iterator[UserBatch]:
-    """Every user with two items or more once, the items parted at random.
+    """Every user with two items or more once, in batches of about ``batch_size`` pairs.
 
     Args:
-        share: of a user's items that become history; at least one becomes a target.
-        is_distinct: that no user has an item twice, which saves looking for those.
+        liked: no user has an item twice.
+        most_items: of a user with more so many are drawn anew in each epoch.
     """
-    users = np.flatnonzero(liked.lengths() > 1)
-    for chosen in _shuffled(len(users), batch_size, rng):
-        rows = users[chosen]
-        items, owners = liked.pack(rows)
-        is_history = rng.random(len(items)) < share
-        spared = np.bincount(owners, ~is_history, minlength=len(rows)) == 0
-        if spared.any():
-            # A user with nothing left to find gives up the last item.
-            last = np.cumsum(np.bincount(owners, minlength=len(rows))) - 1
-            is_history[last[spared]] = False
-        if not is_distinct:
-            # An item met twice must not be found from itself.
-            pairs = owners * (int(items.max()) + 1) + items
-            _, pair = np.unique(pairs, return_inverse=True)
-            is_history &= ~(np.bincount(pair, ~is_history) > 0)[pair]
-        yield UserBatch(
-            rows,
-            items[is_history].astype(np.int64),
-            owners[is_history],
-            items[~is_history].astype(np.int64),
-            owners[~is_history],
-        )
+    lengths = np.minimum(liked.lengths(), most_items)
+    order = rng.permutation(np.flatnonzero(lengths > 1))
+    number = (np.cumsum(lengths[order]) - 1) // batch_size
+    for users in np.split(order, np.flatnonzero(np.diff(number)) + 1):
+        items, owners = liked.pack(users)
+        counts = lengths[users]
+        if len(items) > counts.sum():
+            drawn = np.lexsort([rng.random(len(items)), owners])
+            place = np.arange(len(items)) - np.searchsorted(owners, owners)
+            items = items[drawn[place < counts[owners]]]
+        if len(users):
+            offsets = np.concatenate([[0], np.cumsum(counts)])
+            yield UserBatch(users, items.astype(np.int64), offsets)
 
 
 def _shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

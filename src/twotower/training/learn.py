@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.entities import Entities
@@ -24,10 +23,8 @@ from twotower.errors import ConfigError
 from twotower.model.two_tower import TwoTower
 from twotower.training import closed_form
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
-from twotower.training.closed_form import Start
 from twotower.training.loop import Optimizers, Progress, copy_of, epochs
 from twotower.training.objective import Objective, make_objective
-from twotower.training.stand_in import teach_stand_ins
 from twotower.watch import Watch
 
 
@@ -39,7 +36,6 @@ class Learned:
         users, items: feature tables, row 0 included, on the model's device.
         liked: each user's positives in what was learned from.
         has_own_id: (I + 1,) whether an item was met.
-        start: what the tables began as, where they began in closed form.
     """
 
     model: TwoTower
@@ -50,7 +46,6 @@ class Learned:
     liked: Histories
     has_own_id: np.ndarray
     progress: Progress
-    start: Start | None = None
 
 
 Validate = Callable[[Learned], dict[str, float]]
@@ -99,17 +94,23 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         config.model,
         user_ids=bool(config.model.user_ids),
         item_ids=bool(config.model.item_ids),
-        sparse=loss != "softmax",
+        sparse=_is_sparse(config),
     ).to(device)
+    if loss == "softmax":
+        # There it is a temperature, which training would lower to know train by heart.
+        model.log_scale.requires_grad_(False)
     if loss == "bce":
         liked = float(train.labels.mean())
         model.offset.data.fill_(float(np.log(liked / (1 - liked))))
-        # Labels are noisier than choices: log-odds of 10 at the start are too sure.
-        model.log_scale.data.clamp_(max=float(np.log(5.0)))
     learned = Learned(
         model, user_encoders, item_encoders, users, items, objective.liked, is_met, Progress()
     )
     return learned, objective
+
+
+def _is_sparse(config: Config) -> bool:
+    """Whether a step reads only a part of the items."""
+    return config.training.loss != "softmax" or config.training.negatives != 0
 
 
 def _encode(
@@ -133,7 +134,6 @@ def learn(
     checkpoint: Path | None = None,
     identity: str = "",
     resume: bool = False,
-    start: Start | None = None,
     watch: Watch | None = None,
 ) -> Learned:
     """Train, and give back the towers of the best epoch.
@@ -145,7 +145,6 @@ def learn(
         checkpoint: where to keep the state after each epoch.
         identity: what is trained on what; a checkpoint of anything else is not gone on from.
         resume: whether to go on from there.
-        start: in closed form, where the model has one; None chooses it by ``validate``.
 
     A KeyboardInterrupt ends the training early and the best towers so far are kept. It is
     raised where there are none: in the first epoch, or without validation.
@@ -153,11 +152,11 @@ def learn(
     watch = watch or Watch()
     learned, objective = prepare(dataset, train, config)
     model = learned.model
-    optimizers = Optimizers(model, config.training, lazy=objective.loss != "softmax")
+    optimizers = Optimizers(model, config.training, lazy=_is_sparse(config))
     begun = Progress()
-    if model.history_table is not None:
-        learned = _begin_in_closed_form(learned, objective, validate, start, watch)
-        begun = learned.progress
+    if objective.loss == "softmax" and model.item_features.id_table is not None:
+        watch.stage("start in closed form")
+        begun = _begin_in_closed_form(learned, objective, validate)
     if resume and checkpoint is not None:
         begun = load_checkpoint(checkpoint, model, optimizers, of=identity) or begun
         if begun.epoch:
@@ -196,54 +195,23 @@ def learn(
 
 
 def _begin_in_closed_form(
-    learned: Learned,
-    objective: Objective,
-    validate: Validate | None,
-    start: Start | None,
-    watch: Watch,
-) -> Learned:
-    """The same, its tables begun in closed form as ``start`` says or as validates best."""
-    sizes = {"num_users": objective.liked.num_users, "num_items": objective.num_items}
-    model = learned.model.eval()
-
-    def score(tables: tuple[Tensor, Tensor]) -> float:
-        assert validate is not None
-        model.start_from(*tables)
-        watch.advance(1)
-        return validate(learned)["val_ndcg"]
-
-    is_chosen = start is None and validate is not None
-    watch.stage("start in closed form", closed_form.TRIALS if is_chosen else None)
-    rank = model.embedding_dim
-    if is_chosen:
-        start, found = closed_form.choose(objective.positives, score, **sizes, rank=rank)
-    else:
-        start = start or closed_form.usual(rank)
-        found = closed_form.spectrum(
-            objective.positives,
-            **sizes,
-            rank=rank,
-            user_power=start.user_power,
-            item_power=start.item_power,
-        )
-    model.start_from(*found.tables(ridge=start.ridge, rank=start.rank))
-    if model.item_bias is not None:
-        # A whisper of popularity decides only for those of whom nothing else is known.
-        counts = np.bincount(objective.positives.item_rows, minlength=len(learned.items))
-        whisper = torch.from_numpy(1e-3 * np.log1p(counts))
-        model.item_bias.weight.data.copy_(whisper[:, None])
-    teach_stand_ins(
-        model,
-        learned.users,
-        learned.items,
-        learned.liked,
-        history_length=objective.history_length,
-        seed=objective.config.seed,
+    learned: Learned, objective: Objective, validate: Validate | None
+) -> Progress:
+    """Begin the table of item ids in closed form, and measure what that gives."""
+    model = learned.model
+    id_table = model.item_features.id_table
+    assert id_table is not None
+    begun = closed_form.item_table(
+        objective.positives,
+        num_users=objective.liked.num_users,
+        num_items=objective.num_items,
+        dim=model.embedding_dim,
     )
-    objective.fit_scale(model)
-    values = {} if validate is None else validate(learned)
-    progress = Progress(start=values, best_weights=copy_of(model))
-    return replace(learned, start=start, progress=progress)
+    id_table.weight.data.copy_(begun)
+    if validate is None:
+        return Progress(best_weights=copy_of(model))
+    model.eval()
+    return Progress(start=validate(learned), best_weights=copy_of(model))
 
 
 def _values(

@@ -74,10 +74,11 @@ class Optimizers:
         of_tables = {id(weight) for weight in (*ids, *features)}
         self.weights = list(model.parameters())
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in of_tables]
-        rate = config.learning_rate
+        rate, embedding_rate = config.learning_rate, config.embedding_learning_rate
         assert rate != "auto"
+        assert embedding_rate != "auto"
         groups = [
-            {"params": ids, "lr": config.embedding_learning_rate or 10 * rate},
+            {"params": ids, "lr": embedding_rate},
             {"params": features, "lr": rate},
         ]
         tables = [group for group in groups if group["params"]]
@@ -103,7 +104,7 @@ def _tables(model: TwoTower) -> tuple[list[Tensor], list[Tensor]]:
     """The tables of ids, which want large steps, and those of categories and texts."""
     layers = (model.user_features, model.item_features)
     tables = [layer.id_table for layer in layers]
-    tables += [model.item_bias, model.history_table]
+    tables.append(model.item_bias)
     ids = [table.weight for table in tables if table is not None]
     return list(ids), [weight for layer in layers for weight in layer.feature_tables()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ from twotower.training.batches import PairBatch, UserBatch
 from twotower.training.sampling import PositivePairs, log_share
 
 Batch = PairBatch | UserBatch
-_SCALE_BATCH = 512
 # Rows of a user in a batch, where the user tower reads features alone: it encodes each user
 # once. An id or a history of its own wants a step of its own.
 _SIDE_BY_SIDE = 8
-_LOG_SCALES = np.linspace(-8.0, 4.5, 26)
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class Objective:
     Attributes:
         users, items: feature tables, row 0 included, on the model's device.
         train: all training interactions.
-        liked: each user's positives, oldest first.
+        liked: each user's positives, oldest first; under softmax each once.
+        met: item rows that somebody liked, ascending.
         history_length: how many of the last items a history holds.
         is_by_features: that users have neither an id of their own nor a history.
     """
@@ -48,6 +47,7 @@ class Objective:
     liked: Histories
     positives: Interactions
     disliked: Histories
+    met: np.ndarray
     known: PositivePairs
     log_q: Tensor
     history_length: int
@@ -61,13 +61,8 @@ class Objective:
     def batches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
         """An epoch."""
         if self.loss == "softmax":
-            yield from batches.whole_users(
-                self.liked,
-                self.config.history_share,
-                batch_size,
-                rng,
-                is_distinct=len(self.known) == len(self.positives),
-            )
+            for batch in batches.whole_users(self.liked, self.history_length, batch_size, rng):
+                yield replace(batch, negatives=self._negatives(rng))
         elif self.loss == "triplet":
             yield from batches.triplets(
                 self.positives,
@@ -86,14 +81,22 @@ class Objective:
                 rows, batch_size, rng, side_by_side=self._side_by_side()
             )
 
+    def _negatives(self, rng: np.random.Generator) -> np.ndarray | None:
+        """Items drawn from those that were met; a new one is nobody's negative."""
+        if self.config.negatives == 0:
+            return None
+        assert self.config.negatives != "auto"
+        return rng.choice(self.met, self.config.negatives)
+
     def _side_by_side(self) -> int:
         # In a softmax over the batch the user's own items would be no negatives.
         return _SIDE_BY_SIDE if self.is_by_features and self.loss != "in_batch_softmax" else 1
 
     def num_rows(self) -> int:
-        """Rows of an epoch: interactions, or users."""
+        """Rows of an epoch."""
         if self.loss == "softmax":
-            return int((self.liked.lengths() > 1).sum())
+            lengths = np.minimum(self.liked.lengths(), self.history_length)
+            return int(lengths[lengths > 1].sum())
         if self.loss == "triplet":
             return int((self.disliked.lengths()[self.positives.user_rows] > 0).sum())
         return len(self.train if self.loss == "bce" else self.positives)
@@ -104,46 +107,39 @@ class Objective:
             return self._softmax(model, batch)
         return self._pairs(model, batch)
 
-    def fit_scale(self, model: TwoTower) -> None:
-        """Set the scale to what suits embeddings that are already good, by one batch."""
-        rng = np.random.default_rng([self.config.seed, 5])
-        batch = next(self.batches(_SCALE_BATCH, rng))
-        was_training = model.training
-        model.eval()
-        losses = []
-        with torch.no_grad():
-            for log_scale in _LOG_SCALES:
-                model.log_scale.fill_(log_scale)
-                losses.append(float(self.loss_of(model, batch)))
-            model.log_scale.fill_(_LOG_SCALES[int(np.argmin(losses))])
-        model.train(was_training)
-
     def _softmax(self, model: TwoTower, batch: UserBatch) -> Tensor:
         device = self.users.ids.device
-        items = model.hide_ids(self.items.take(self._catalogue(device)))
-        embeddings = model.encode_items(items)
-        owners = torch.from_numpy(batch.history_owners).to(device)
-        history_items = torch.from_numpy(batch.history_items).to(device) - 1
-        packed = None
-        if model.history is not None:
-            counts = np.bincount(batch.history_owners, minlength=len(batch))
-            packed = PackedHistory(
-                history_items,
-                _offsets(counts, device),
-                model.in_history(embeddings, items.ids),
+        candidates = self.met
+        if batch.negatives is not None:
+            candidates = np.unique(np.concatenate([batch.items, batch.negatives]))
+        rows = torch.from_numpy(candidates).to(device)
+        table = model.hide_item_ids(self.items.take(rows))
+        embeddings = model.encode_items(table)
+        items = model.item_vectors(embeddings, table)
+        targets = torch.from_numpy(np.searchsorted(candidates, batch.items)).to(device)
+        history = PackedHistory(targets, torch.from_numpy(batch.offsets).to(device), embeddings)
+        user_rows = torch.from_numpy(batch.user_rows).to(device)
+        people = model.hide_user_ids(self.users.take(user_rows))
+        users = model.user_vectors(model.encode_users_without_each(people, history))
+        if batch.negatives is None:
+            pairs, others = _each_beside_its_users_others(batch.offsets)
+            return losses.full_softmax(
+                users,
+                items,
+                targets,
+                torch.arange(len(batch), device=device),
+                excluded_rows=targets[torch.from_numpy(others).to(device)],
+                excluded_users=torch.from_numpy(pairs).to(device),
             )
-        users = self._encode_users(model, batch.user_rows, packed)
-        return losses.full_softmax(
-            model.user_vectors(users),
-            model.item_vectors(embeddings, items),
-            torch.from_numpy(batch.target_items).to(device) - 1,
-            torch.from_numpy(batch.target_owners).to(device),
-            excluded_rows=history_items,
-            excluded_users=owners,
+        negatives = torch.from_numpy(np.searchsorted(candidates, batch.negatives)).to(device)
+        is_hit = torch.from_numpy(_hits(batch)).to(device)
+        return losses.sampled_softmax(
+            users,
+            items.index_select(0, targets),
+            items.index_select(0, negatives),
+            is_hit.index_select(0, history.owners()),
+            log_q_negative=users.new_full((len(negatives),), -np.log(len(self.met))),
         )
-
-    def _catalogue(self, device: torch.device) -> Tensor:
-        return torch.arange(1, self.num_items + 1, device=device)
 
     def _pairs(self, model: TwoTower, batch: PairBatch) -> Tensor:
         device = self.users.ids.device
@@ -156,14 +152,12 @@ class Objective:
         # Each item of the batch goes through the tower once, however often it occurs.
         unique, inverse = np.unique(np.concatenate(parts), return_inverse=True)
         place = torch.from_numpy(inverse.astype(np.int64)).to(device)
-        table = model.hide_ids(self.items.take(torch.from_numpy(unique).to(device)))
+        table = model.hide_item_ids(self.items.take(torch.from_numpy(unique).to(device)))
         embeddings = model.encode_items(table)
         packed = None
         if model.history is not None:
             past = place[len(place) - len(history_items) :]
-            packed = PackedHistory(
-                past, _offsets(counts, device), model.in_history(embeddings, table.ids)
-            )
+            packed = PackedHistory(past, _offsets(counts, device), embeddings)
             users = self._encode_users(model, batch.user_rows, packed)
         else:
             distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
@@ -191,8 +185,8 @@ class Objective:
         self, model: TwoTower, user_rows: np.ndarray, packed: PackedHistory | None
     ) -> Tensor:
         rows = torch.from_numpy(user_rows).to(self.users.ids.device)
-        shown = packed and model.hide_histories(packed)
-        return model.encode_users(model.hide_ids(self.users.take(rows)), shown)
+        shown = packed and packed.only(model.is_shown(packed))
+        return model.encode_users(model.hide_user_ids(self.users.take(rows)), shown)
 
     def _in_batch(self, users: Tensor, items: Tensor, batch: PairBatch) -> Tensor:
         is_hit = self.known.contain(batch.user_rows[:, None], batch.item_rows[None, :])
@@ -249,9 +243,12 @@ def make_objective(
         users=users,
         items=items,
         train=train,
-        liked=histories(positives, num_users=num_users),
+        liked=histories(
+            _distinct(positives) if loss == "softmax" else positives, num_users=num_users
+        ),
         positives=positives,
         disliked=histories(disliked, num_users=num_users),
+        met=np.unique(positives.item_rows).astype(np.int64),
         known=PositivePairs(positives.user_rows, positives.item_rows, num_items=num_items),
         log_q=torch.from_numpy(log_share(positives.item_rows, num_items=num_items)),
         history_length=history_length,
@@ -287,3 +284,37 @@ def _offsets(counts: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)).to(
         device
     )
+
+
+def _distinct(positives: Interactions) -> Interactions:
+    """Each pair once, where it was met last: an item must not be found from itself."""
+    keys = [positives.item_rows, positives.user_rows]
+    order = np.lexsort(keys if positives.times is None else [positives.times, *keys])
+    users, items = positives.user_rows[order], positives.item_rows[order]
+    is_last = np.ones(len(order), bool)
+    is_last[:-1] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    return positives.take(np.sort(order[is_last]))
+
+
+def _each_beside_its_users_others(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of places of one user, one with the other, first ones ascending."""
+    counts = np.diff(offsets)
+    wide = np.repeat(counts, counts)
+    pairs = np.repeat(np.arange(len(wide)), wide)
+    begins = np.repeat(np.repeat(offsets[:-1], counts), wide)
+    within = np.arange(len(pairs)) - np.repeat(np.cumsum(wide) - wide, wide)
+    return pairs, begins + within
+
+
+def _hits(batch: UserBatch) -> np.ndarray:
+    """(B, N) whether a negative is one of the user's items."""
+    assert batch.negatives is not None
+    order = np.argsort(batch.negatives, kind="stable")
+    ranked = batch.negatives[order]
+    first = np.searchsorted(ranked, batch.items)
+    counts = np.searchsorted(ranked, batch.items, side="right") - first
+    owners = np.repeat(np.arange(len(batch.user_rows)), np.diff(batch.offsets))
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = np.zeros((len(batch.user_rows), len(batch.negatives)), bool)
+    found[np.repeat(owners, counts), order[np.repeat(first, counts) + within]] = True
+    return found

@@ -13,14 +13,15 @@ from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
 
-# Up to here every item can be a negative of every user.
-_FULL_SOFTMAX_ITEMS = 100_000
+# Up to here every item is a negative in every step; of more so many stand for all.
+_ALL_ITEMS = 10_000
+_NEGATIVES = 2048
 # With fewer interactions than this, an id is learned by heart.
 _ENOUGH_FOR_AN_ID = 20
 _BATCH_SIZES: Mapping[Loss, int] = {
     "bce": 256,
     "triplet": 256,
-    "softmax": 256,
+    "softmax": 2048,
     "bpr": 2048,
     "in_batch_softmax": 2048,
 }
@@ -37,8 +38,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     loss = training.loss
     if loss == "auto":
         mixed = bool(liked.any() and not liked.all())
-        few_items = len(dataset.items) <= _FULL_SOFTMAX_ITEMS
-        loss = "bce" if mixed else "softmax" if few_items else "in_batch_softmax"
+        loss = "in_batch_softmax" if model.history == "none" else "softmax"
+        loss = "bce" if mixed else loss
     from_labels = loss in {"bce", "triplet"}
     # A column that is the same for all who are met is there and tells nothing.
     has_user_features = _tell_something(dataset.users, train.user_rows, model)
@@ -47,29 +48,35 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     if item_ids == "auto":
         often = _rows_each(train.item_rows) >= _ENOUGH_FOR_AN_ID
         item_ids = not from_labels or often or not has_item_features
-    history, normalize = model.history, model.normalize
+    history = model.history
     if history == "auto":
-        can_start = loss == "softmax" and item_ids and normalize is not True
-        history = "none" if from_labels else "own_table" if can_start else "mean"
+        history = "none" if from_labels else "mean"
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
         user_ids = history == "none" and (often or not has_user_features)
-    if normalize == "auto":
-        normalize = history != "own_table"
-    if history == "own_table" and (loss != "softmax" or normalize or not item_ids):
+    if loss == "softmax" and history == "none":
         raise ConfigError(
-            "model.history 'own_table' starts from the items that users share, and needs "
-            "training.loss softmax, model.normalize false and model.item_ids true; leave them "
-            "on auto, or use history 'mean'"
+            "training.loss 'softmax' finds each item of a user from the others, and needs "
+            "model.history 'mean'; without a history use in_batch_softmax or bpr"
         )
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" else "ndcg"
     # A distance knows no bias.
     item_bias = model.item_bias and bool(item_ids) and loss != "triplet"
-    rate = training.learning_rate
+    rate, embedding_rate = training.learning_rate, training.embedding_learning_rate
     if rate == "auto":
-        rate = 1e-4 if history == "own_table" else 1e-3
+        rate = 2e-4 if loss == "softmax" else 1e-3
+    if embedding_rate == "auto":
+        embedding_rate = 3e-3 if loss == "softmax" else 10 * rate
+    temperature = model.temperature
+    if temperature == "auto":
+        num_met = max(len(np.unique(train.item_rows[liked])), 3)
+        at_first = 0.2 if loss == "bce" else 0.1
+        temperature = float(1 / np.log(num_met)) if loss == "softmax" else at_first
+    negatives = training.negatives
+    if negatives == "auto":
+        negatives = 0 if len(dataset.items) <= _ALL_ITEMS else _NEGATIVES
     batch_size = _BATCH_SIZES[loss] if training.batch_size == "auto" else training.batch_size
     if not user_ids and history == "none" and not has_user_features:
         raise ConfigError(
@@ -86,7 +93,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
             "model": model.model_copy(
                 update={
                     "history": history,
-                    "normalize": normalize,
+                    "temperature": temperature,
                     "user_ids": user_ids,
                     "item_ids": item_ids,
                     "item_bias": item_bias,
@@ -97,6 +104,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
                     "loss": loss,
                     "batch_size": batch_size,
                     "learning_rate": rate,
+                    "embedding_learning_rate": embedding_rate,
+                    "negatives": negatives,
                     "early_stopping_metric": stop,
                 }
             ),
