@@ -46,6 +46,16 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.user_rows)
 
+    def only(self, places: Int64[np.ndarray, " V"]) -> HeldOut:
+        """What some users are to find.
+
+        Args:
+            places: in ``user_rows``, ascending.
+        """
+        part = np.isin(self.owners, places)
+        owners = np.searchsorted(places, self.owners[part])
+        return HeldOut(self.user_rows[places], self.items[part], owners, self.is_warm[places])
+
 
 def held_out(positives: Interactions, seen: Histories) -> HeldOut:
     """Group held-out positives by user; a pair that was seen already can not be held out."""

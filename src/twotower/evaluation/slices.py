@@ -53,7 +53,7 @@ def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
         groups[f"users with {name}"] = mask[held.user_rows]
     for name, is_in in groups.items():
         if FEWEST_USERS <= is_in.sum() < len(held):
-            yield Slice(name, is_in, _only_users(held, is_in))
+            yield Slice(name, is_in, held.only(np.flatnonzero(is_in)))
     is_head = _head(seen, len(dataset.items))
     kinds = {"popular items": is_head, "items of the tail": ~is_head}
     for name, mask in _by_columns(dataset.items):
@@ -62,19 +62,11 @@ def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
         part = is_in[held.items]
         users = np.bincount(held.owners[part], minlength=len(held)) > 0
         if users.sum() >= FEWEST_USERS and not part.all():
-            yield Slice(name, users, _only_users(_only_items(held, part), users))
+            yield Slice(name, users, _only_items(held, part).only(np.flatnonzero(users)))
 
 
 def _only_items(held: HeldOut, part: Bool[np.ndarray, " P"]) -> HeldOut:
     return replace(held, items=held.items[part], owners=held.owners[part])
-
-
-def _only_users(held: HeldOut, is_in: Bool[np.ndarray, " U"]) -> HeldOut:
-    place = np.cumsum(is_in) - 1
-    part = is_in[held.owners]
-    return HeldOut(
-        held.user_rows[is_in], held.items[part], place[held.owners[part]], held.is_warm[is_in]
-    )
 
 
 def _head(seen: Histories, num_items: int) -> Bool[np.ndarray, " I"]:

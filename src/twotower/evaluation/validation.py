@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.interactions import Histories, Interactions, histories
@@ -20,6 +21,9 @@ from twotower.retrieval.encode import (
 )
 from twotower.training.learn import Learned
 from twotower.training.sampling import PositivePairs, uniform_negatives
+
+# As many users rank the catalogue after each epoch.
+_MOST_USERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Validation:
 
     def __call__(self, learned: Learned) -> dict[str, float]:
         """The epoch's values by name."""
-        scores, labels = self.pairs(learned)
+        items, users = self._vectors(learned)
+        scores, labels = self._pairs(items, users), self.labels
         # What the affinity's own line will be: an epoch is judged by what it can tell apart,
         # not by how sure of itself it is.
         slope, offset = fit_line(scores, labels)
@@ -52,35 +57,43 @@ class Validation:
         return {
             "val_loss": log_loss(labels, chance),
             "val_auc": auc(labels > 0.5, scores) if both else float("nan"),
-            "val_ndcg": self._ndcg(learned),
+            "val_ndcg": self._ndcg(learned, items, users),
         }
 
-    def _ndcg(self, learned: Learned) -> float:
-        if not len(self.held):
-            return 0.0
+    def pairs(self, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and labels of the pairs."""
+        return self._pairs(*self._vectors(learned)), self.labels
+
+    def _vectors(self, learned: Learned) -> tuple[Tensor, Tensor]:
+        """Of all items, and of all users in validation, those of ``_users``."""
         liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
-        users = user_vectors(learned.model, learned.users, self.held.user_rows, liked, items)
+        users = user_vectors(learned.model, learned.users, self._users(), liked, items)
+        return items.cpu(), users.cpu()
+
+    def _users(self) -> np.ndarray:
+        return np.union1d(self.user_rows, self.held.user_rows)
+
+    def _pairs(self, items: Tensor, users: Tensor) -> np.ndarray:
+        places = torch.from_numpy(np.searchsorted(self._users(), self.user_rows))
+        rows = torch.from_numpy(self.item_rows.astype(np.int64))
+        scores = torch.linalg.vecdot(users[places], items[rows])
+        require_finite(scores)
+        found: np.ndarray = scores.numpy()
+        return found
+
+    def _ndcg(self, learned: Learned, items: Tensor, users: Tensor) -> float:
+        if not len(self.held):
+            return 0.0
         can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
-        users, candidates = users.cpu(), items[1:].cpu()
+        places = torch.from_numpy(np.searchsorted(self._users(), self.held.user_rows))
+        held, candidates = users[places], items[1:]
         return ev.mean_ndcg(
-            lambda part: users[part] @ candidates.T,
+            lambda part: held[part] @ candidates.T,
             self.held,
             self.seen,
             is_candidate=torch.from_numpy(can_judge[1:]),
         )
-
-    def pairs(self, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and labels of the pairs."""
-        liked = learned.liked.latest(self.history_length)
-        items = item_vectors(learned.model, learned.items)
-        distinct, place = np.unique(self.user_rows, return_inverse=True)
-        users = user_vectors(learned.model, learned.users, distinct, liked, items)
-        chosen = users[torch.from_numpy(place).to(users.device)]
-        rows = torch.from_numpy(self.item_rows.astype(np.int64)).to(users.device)
-        scores = (chosen * items[rows]).sum(1)
-        require_finite(scores)
-        return scores.cpu().numpy(), self.labels
 
 
 def validation(parts: Split, config: Config) -> Validation:
@@ -92,8 +105,12 @@ def validation(parts: Split, config: Config) -> Validation:
     liked = pairs.labels > 0.5
     if liked.all():
         pairs = _with_others(pairs, parts, num_items, config.training.seed)
+    held = ev.held_out(parts.val.positives(), seen)
+    if len(held) > _MOST_USERS:
+        rng = np.random.default_rng([config.training.seed, 7])
+        held = held.only(np.sort(rng.choice(len(held), _MOST_USERS, replace=False)))
     return Validation(
-        ev.held_out(parts.val.positives(), seen),
+        held,
         seen,
         pairs.user_rows,
         pairs.item_rows,

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -170,8 +171,8 @@ def sampled_softmax(
         negative_item = torch.cat([negative_item, -log_count], dim=1)
     width = len(negative_item) + 1
     targets = torch.arange(1, len(user) + 1, device=user.device) * width - 1
-    hit_rows, hit_columns = is_hit.nonzero(as_tuple=True)
-    excluded = hit_rows * width + hit_columns
+    hits = _places(is_hit)
+    excluded = hits + hits // (width - 1)
     return _cross_entropy(user, negative_item, own, targets, _shares(weights, own), excluded)
 
 
@@ -222,6 +223,14 @@ def full_softmax(
         excluded = excluded_users * len(items) + excluded_rows[excluded_order]
     user = user / temperature
     return _cross_entropy(user, items, None, targets, share[order], excluded, chunk_rows)
+
+
+def _places(is_hit: Bool[Tensor, "B N"]) -> Int64[Tensor, " H"]:
+    """Where a mask, laid flat, is true; NumPy is several times as fast at it as torch."""
+    flat = is_hit.reshape(-1)
+    if flat.device.type != "cpu":
+        return flat.nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(flat.numpy()))
 
 
 def _shares(weights: Tensor | None, like: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
