@@ -15,6 +15,7 @@ from twotower.data.interactions import Histories, Interactions, histories
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
+from twotower.evaluation.alarms import alarms
 from twotower.evaluation.opponents import opponents
 from twotower.evaluation.rankers import Ranker
 from twotower.evaluation.verdict import by_slices, verdict
@@ -91,11 +92,38 @@ def assess(
             seed=config.training.seed,
             num_resamples=config.evaluation.bootstrap,
         )
+    report["warnings"] += alarms(
+        losses=recommender.history.get("train_loss", []),
+        guessing=_guessing(config.training.loss, parts),
+        items=recommender.item_vectors[1:, :-1],
+        lists=lists["towers"][:, :_K],
+        ndcg=float(values["towers"][f"ndcg@{ks[0]}"].mean()),
+        best_baseline=max(
+            (
+                float(each[f"ndcg@{ks[0]}"].mean())
+                for n, each in values.items()
+                if n != "towers"
+            ),
+            default=None,
+        ),
+        dataset=dataset,
+        parts=parts,
+    )
     report["beyond_accuracy"] = {
         name: ev.beyond_accuracy(found[:, :_K], held, seen, num_items)
         for name, found in lists.items()
     }
     return report
+
+
+def _guessing(loss: str, parts: Split) -> float:
+    """What a training loss is worth where the towers tell nothing apart."""
+    if loss == "softmax":
+        return float(np.log(len(np.unique(parts.train.positives().item_rows))))
+    liked = float(parts.train.labels.mean())
+    if loss == "bce" and 0 < liked < 1:
+        return float(-liked * np.log(liked) - (1 - liked) * np.log(1 - liked))
+    return float(np.log(2)) if loss == "bpr" else float("nan")
 
 
 def _scores(ranker: Ranker, held: ev.HeldOut, part: slice) -> Tensor:

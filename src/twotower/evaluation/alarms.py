@@ -1,0 +1,134 @@
+"""Signs that a training failed, or that its figures are too good to be true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from twotower.data.leaks import leak_suspects
+from twotower.data.splits import Split
+from twotower.data.tables import Dataset
+
+# Fewer rows than this fail by chance.
+_ENOUGH = 100
+
+
+def alarms(
+    *,
+    losses: Sequence[float],
+    guessing: float,
+    items: Float32[Tensor, "I D"],
+    lists: Int64[np.ndarray, "U K"],
+    ndcg: float,
+    best_baseline: float | None,
+    dataset: Dataset,
+    parts: Split,
+) -> list[str]:
+    """A sentence for each sign, most serious first.
+
+    Args:
+        losses: of training, an entry an epoch.
+        guessing: what a loss is worth that tells nothing; NaN where nobody knows.
+        items: their embeddings.
+        lists: what the test users get, item rows, -1 for none.
+        ndcg: of these lists.
+        best_baseline: the same of the best baseline.
+    """
+    return [
+        *_stuck(losses, guessing),
+        *_collapsed(items),
+        *_same_for_all(lists, len(dataset.items)),
+        *_too_good(ndcg, best_baseline, len(lists)),
+        *_unknown(parts),
+        *_from_the_future(parts),
+        *_leaks(dataset, parts),
+    ]
+
+
+def _stuck(losses: Sequence[float], guessing: float) -> Iterator[str]:
+    if losses and min(losses) > 0.98 * guessing:
+        yield (
+            f"the training loss never came below {min(losses):.3f}, and guessing has "
+            f"{guessing:.3f}: nothing was learned; try a higher training.learning_rate and see "
+            "whether users and items of the interactions are those of the tables"
+        )
+
+
+def _collapsed(items: Float32[Tensor, "I D"]) -> Iterator[str]:
+    """All vectors point the same way: the mean of their directions is nearly one long."""
+    if len(items) < _ENOUGH:
+        return
+    directions = torch.nn.functional.normalize(items, dim=1)
+    alike = float(directions.mean(0).norm())
+    if alike > 0.98:
+        yield (
+            f"the item embeddings are all alike (the mean direction is {alike:.2f} long): they "
+            "collapsed; lower training.learning_rate or use loss softmax"
+        )
+
+
+def _same_for_all(lists: Int64[np.ndarray, "U K"], num_items: int) -> Iterator[str]:
+    shown = np.unique(lists[lists >= 0])
+    width = lists.shape[1]
+    if len(lists) >= _ENOUGH and num_items > 10 * width and len(shown) <= 2 * width:
+        yield (
+            f"nearly everybody gets the same list: {len(shown)} of {num_items:,} items fill "
+            f"the first {width} places of {len(lists):,} users"
+        )
+
+
+def _too_good(ndcg: float, best_baseline: float | None, users: int) -> Iterator[str]:
+    if users >= _ENOUGH and ndcg > 0.95 and (best_baseline is None or best_baseline < 0.8):
+        yield (
+            f"NDCG is {ndcg:.3f}, which is too good to be true: look for a feature that tells "
+            "what was held out (`twotower inspect` names suspects)"
+        )
+
+
+def _unknown(parts: Split) -> Iterator[str]:
+    assert parts.test is not None
+    known = parts.train.followed_by(parts.val)
+    for what, rows, there in (
+        ("users", parts.test.user_rows, known.user_rows),
+        ("items", parts.test.item_rows, known.item_rows),
+    ):
+        share = float((~np.isin(rows, there)).mean()) if len(rows) else 0.0
+        if share > 0.2 and not parts.name.startswith("cold"):
+            yield (
+                f"{share:.0%} of test interactions are with {what} that training never met; "
+                "only their features can speak for them"
+            )
+
+
+def _from_the_future(parts: Split) -> Iterator[str]:
+    """A given split whose train part has rows from after the beginning of test."""
+    train, test = parts.train, parts.test
+    assert test is not None
+    if parts.name != "given" or train.times is None or test.times is None or not len(test):
+        return
+    later = float((train.times > np.median(test.times)).mean())
+    if later > 0.01:
+        yield (
+            f"{later:.0%} of the train interactions are later than half of the test ones: what "
+            "they tell could not be known then; if time matters, cut by it (data.split: time)"
+        )
+
+
+def _leaks(dataset: Dataset, parts: Split) -> Iterator[str]:
+    """Features that follow all interactions more closely than those before test."""
+    assert parts.test is not None
+    every = parts.train.followed_by(parts.val).followed_by(parts.test)
+    for table, entities, rows in (
+        ("users", dataset.users, every.user_rows),
+        ("items", dataset.items, every.item_rows),
+    ):
+        for column, what in leak_suspects(entities, rows, every).items():
+            yield (
+                f"{table}: {column} follows the {what} of all interactions, the test part "
+                "included: if it was computed from them, the figures are too good; take it "
+                "from before the split or declare it 'ignore'"
+            )

@@ -1,0 +1,128 @@
+"""Each sign alone, and none where all is well."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from twotower import pipeline, read
+from twotower.data.interactions import Interactions
+from twotower.data.splits import Split
+from twotower.evaluation.alarms import alarms
+from worlds import settings, trained
+
+USERS, ITEMS, K = 150, 300, 10
+
+
+def log(
+    first: int = 0, *, day: int = 0, users: int = USERS, items: int = ITEMS
+) -> Interactions:
+    """Every user meets eight items, at a time of their own."""
+    rows = np.repeat(np.arange(1, users + 1), 8)
+    met = 1 + ((np.arange(len(rows)) * 7 + first) % items) ** 2 // items
+    return Interactions(
+        rows.astype(np.int32),
+        met.astype(np.int32),
+        np.ones(len(rows), np.float32),
+        np.arange(len(rows), dtype=np.int64) + day * 10_000,
+    )
+
+
+def healthy() -> dict[str, Any]:
+    """What a good training on a plain world gives."""
+    rng = np.random.default_rng(0)
+    train, val, test = log(0), log(1, day=1), log(2, day=2)
+    tables = {
+        "users": {"user_id": np.arange(1, USERS + 1), "age": rng.random(USERS)},
+        "items": {"item_id": np.arange(1, ITEMS + 1), "price": rng.random(ITEMS)},
+        "interactions": {"user_id": train.user_rows, "item_id": train.item_rows},
+    }
+    return {
+        "losses": [5.0, 4.0],
+        "guessing": 5.7,
+        "items": torch.randn(ITEMS, 8, generator=torch.Generator().manual_seed(0)),
+        "lists": rng.integers(1, ITEMS + 1, (USERS, K)),
+        "ndcg": 0.3,
+        "best_baseline": 0.29,
+        "dataset": read(tables),
+        "parts": Split(train, val, test, "given"),
+    }
+
+
+def with_suspect() -> Any:
+    data = healthy()["dataset"]
+    train, val, test = (log(first) for first in range(3))
+    every = train.followed_by(val).followed_by(test)
+    counts = np.bincount(every.item_rows, minlength=ITEMS + 1)[1:] + 0.5
+    tables = {
+        "items": {"item_id": np.arange(1, ITEMS + 1), "sold": counts},
+        "interactions": {"user_id": train.user_rows, "item_id": train.item_rows},
+    }
+    assert len(data.items) == ITEMS
+    return read(tables)
+
+
+def part(name: str, **changed: Interactions) -> Split:
+    parts = {"train": log(0), "val": log(1, day=1), "test": log(2, day=2), **changed}
+    return Split(parts["train"], parts["val"], parts["test"], name)  # type: ignore[arg-type]
+
+
+def few_known() -> dict[str, Interactions]:
+    return {"train": log(0, users=60), "val": log(1, day=1, users=60)}
+
+
+def test_a_healthy_training_raises_none() -> None:
+    assert alarms(**healthy()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"losses": [5.9, 5.65]}, "never came below 5.650, and guessing has 5.700"),
+        ({"items": torch.ones(ITEMS, 8) + torch.rand(ITEMS, 8) / 9}, "all alike.*collapsed"),
+        (
+            {"lists": np.tile(np.arange(1, K + 1), (USERS, 1))},
+            "10 of 300 items fill the first 10",
+        ),
+        ({"ndcg": 0.97}, "NDCG is 0.970, which is too good to be true"),
+        ({"parts": part("given", **few_known())}, "60% of test .* with users"),
+        ({"parts": part("given", train=log(0, day=5))}, "100% of the train .* are later"),
+        ({"dataset": with_suspect()}, "items: sold follows the number of interactions"),
+    ],
+)
+def test_each_sign_raises_its_own(changed: dict[str, Any], message: str) -> None:
+    [alarm] = alarms(**{**healthy(), **changed})
+    assert re.search(message, alarm)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"losses": []},
+        {"losses": [9.0], "guessing": float("nan")},
+        {"ndcg": 0.97, "best_baseline": 0.9},
+        {"parts": part("cold_users", **few_known())},
+        {"parts": part("random_per_user", train=log(0, day=5))},
+    ],
+)
+def test_what_has_another_reason_raises_none(changed: dict[str, Any]) -> None:
+    assert alarms(**{**healthy(), **changed}) == []
+
+
+def test_alarms_are_among_a_reports_warnings() -> None:
+    # A world of chance, learned with steps that undo each other.
+    rng = np.random.default_rng(0)
+    world = {
+        "interactions": {
+            "user_id": np.repeat(np.arange(200), 6),
+            "item_id": rng.integers(0, 300, 1200),
+        }
+    }
+    slow = {"epochs": 1, "learning_rate": 1e-9, "embedding_learning_rate": 1e-9, "loss": "bpr"}
+    warnings = pipeline.fit(world, settings(training=slow)).metrics["warnings"]
+    assert any("nothing was learned" in warning for warning in warnings)
+    assert not any("nothing was learned" in text for text in trained().metrics["warnings"])
