@@ -73,8 +73,9 @@ class ModelConfig(Section):
     temperature: Annotated[float, Field(ge=0.001, le=1000)] | Literal["auto"] = Field(
         "auto",
         description="what scores are divided by, where embeddings have length 1; under the "
-        "losses of pairs only where learning it begins; auto: 1 / log(items) under softmax, by "
-        "which a score of 1 makes an item as likely as all that score 0; 0.2 for bce, else 0.1",
+        "losses of pairs only where learning it begins; auto: under softmax 0.75 / log(items / "
+        "items a user), by which a score of 0.75 makes a user's items as likely as all that "
+        "score 0; else 0.2 for bce, 0.1 for the others",
     )
     user_ids: bool | Literal["auto"] = Field(
         "auto",

@@ -83,17 +83,26 @@ def test_every_auto_becomes_what_its_description_says(
     is_softmax = loss == "softmax"
     assert made.training.learning_rate == (2e-4 if is_softmax else 1e-3)
     assert made.training.embedding_learning_rate == (3e-3 if is_softmax else 1e-2)
-    met = RING // 2 if mixed else RING
+    # As dense as these rings are, the least logarithm counts, which is 2.
     at_first = 0.2 if loss == "bce" else 0.1
-    assert made.model.temperature == pytest.approx(
-        1 / math.log(met) if is_softmax else at_first
-    )
+    assert made.model.temperature == pytest.approx(0.375 if is_softmax else at_first)
     assert made.model.user_ids == (from_labels and not learns_by_heart)
     assert made.model.item_ids == (not from_labels or not learns_by_heart)
     assert made.model.item_bias == (made.model.item_ids and loss != "triplet")
     assert made.data.split == "random"
     # The device is the machine's and not the data's.
     assert autos(made.model_dump()) == ["training.device"]
+
+
+def test_the_sparser_the_data_the_lower_the_temperature() -> None:
+    found = []
+    for num_items in (50, 500, 5000):
+        rng = np.random.default_rng(0)
+        log = {"user_id": np.arange(3000) // 10, "item_id": rng.integers(0, num_items, 3000)}
+        found.append(resolved(read({"interactions": log})).model.temperature)
+    assert found == sorted(found, reverse=True)
+    # 3,000 draws of 500 items leave next to none out.
+    assert found[1] == pytest.approx(0.75 / math.log(50), rel=0.02)
 
 
 @pytest.mark.parametrize(("num_items", "negatives"), [(10_000, 0), (10_001, 2048)])

@@ -219,8 +219,9 @@ def full_softmax(
     target_users, order = target_users.sort(stable=True)
     targets, excluded = target_users * len(items) + target_rows[order], target_rows[:0]
     if excluded_rows is not None and excluded_users is not None:
-        excluded_users, excluded_order = excluded_users.sort(stable=True)
-        excluded = excluded_users * len(items) + excluded_rows[excluded_order]
+        excluded = excluded_users * len(items) + excluded_rows
+        if (excluded_users[1:] < excluded_users[:-1]).any():
+            excluded = excluded.sort()[0]
     user = user / temperature
     return _cross_entropy(user, items, None, targets, share[order], excluded, chunk_rows)
 

@@ -19,6 +19,7 @@ _ITERATIONS = 5
 _SPARE = 30
 # Small beside what training adds, as a fresh table's would be.
 _SIZE = 0.1
+_BIAS = 0.4
 
 
 def item_table(
@@ -47,6 +48,17 @@ def item_table(
     kept = vectors[:, :dim] * torch.from_numpy(item_scale)[:, None]
     table[:, : kept.shape[1]] = kept * (_SIZE / kept.square().mean().sqrt().clamp(min=1e-12))
     return table
+
+
+def popularity_bias(positives: Interactions, *, num_items: int) -> Float[torch.Tensor, " I"]:
+    """A part of the log of each item's count, less its mean; 0 for row 0 and items not met.
+
+    A part: the vectors say much of an item's popularity too (``benchmarks/LOG.md``).
+    """
+    counts = np.bincount(positives.item_rows, minlength=num_items + 1)
+    logs = np.log(np.maximum(counts, 1))
+    is_met = counts > 0
+    return torch.from_numpy(np.where(is_met, _BIAS * (logs - logs[is_met].mean()), 0.0)).float()
 
 
 def _root_of_counts(rows: np.ndarray, size: int) -> np.ndarray:

@@ -197,7 +197,7 @@ def learn(
 def _begin_in_closed_form(
     learned: Learned, objective: Objective, validate: Validate | None
 ) -> Progress:
-    """Begin the table of item ids in closed form, and measure what that gives."""
+    """Begin the tables of item ids and biases in closed form, and measure what that gives."""
     model = learned.model
     id_table = model.item_features.id_table
     assert id_table is not None
@@ -208,6 +208,9 @@ def _begin_in_closed_form(
         dim=model.embedding_dim,
     )
     id_table.weight.data.copy_(begun)
+    if model.item_bias is not None:
+        bias = closed_form.popularity_bias(objective.positives, num_items=objective.num_items)
+        model.item_bias.weight.data.copy_(bias[:, None])
     if validate is None:
         return Progress(best_weights=copy_of(model))
     model.eval()

@@ -9,6 +9,7 @@ import numpy as np
 from twotower.config import Config, Loss, ModelConfig
 from twotower.data.encoders import fit_encoder
 from twotower.data.entities import Entities
+from twotower.data.interactions import Interactions
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
@@ -71,9 +72,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         embedding_rate = 3e-3 if loss == "softmax" else 10 * rate
     temperature = model.temperature
     if temperature == "auto":
-        num_met = max(len(np.unique(train.item_rows[liked])), 3)
         at_first = 0.2 if loss == "bce" else 0.1
-        temperature = float(1 / np.log(num_met)) if loss == "softmax" else at_first
+        temperature = _temperature(train) if loss == "softmax" else at_first
     negatives = training.negatives
     if negatives == "auto":
         negatives = 0 if len(dataset.items) <= _ALL_ITEMS else _NEGATIVES
@@ -112,6 +112,14 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
             "data": config.data.model_copy(update={"split": parts.name}),
         }
     )
+
+
+def _temperature(train: Interactions) -> float:
+    """By which a score of 0.75 makes an average user's items as likely as all that score 0."""
+    positives = train.positives()
+    num_items = len(np.unique(positives.item_rows))
+    sparseness = num_items / max(_rows_each(positives.user_rows), 1.0)
+    return float(0.75 / max(np.log(sparseness), 2.0))
 
 
 def _tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:
