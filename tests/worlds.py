@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "user_hidden_dims": [16],
         "item_hidden_dims": [16],
         "id_dropout": 0.3,
+        "temperature": 0.15,
     },
     "training": {
         "learning_rate": 0.01,

@@ -119,7 +119,7 @@ def _temperature(train: Interactions) -> float:
     positives = train.positives()
     num_items = len(np.unique(positives.item_rows))
     sparseness = num_items / max(_rows_each(positives.user_rows), 1.0)
-    return float(0.75 / max(np.log(sparseness), 2.0))
+    return float(0.75 / np.log(max(sparseness, np.exp(2.0))))
 
 
 def _tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:
