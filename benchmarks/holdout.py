@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twotower import fit, parse_config
+from twotower import Config, fit, parse_config
 from twotower.evaluation.verdict import outcome
 
 RANDOM = {"split": "random_per_user"}
@@ -30,7 +30,7 @@ JOBS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "gowalla": ("gowalla", GIVEN),
     "yelp2018": ("yelp2018", GIVEN),
 }
-BASELINES = ("popularity", "recent_popularity", "item_knn", "ease", "ials")
+BASELINES = Config().evaluation.baselines
 
 
 def row(name: str, seed: int, folder: Path) -> str:

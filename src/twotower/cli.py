@@ -209,9 +209,9 @@ def evaluate(run: Run, data: Data = None, strict: Strict = False) -> None:
 
 def _judge(measured: Mapping[str, Any], strict: bool) -> None:
     """Under --strict, exit with 1 where the towers do not beat every baseline."""
-    from twotower.evaluation.verdict import is_beaten
+    from twotower.evaluation.verdict import beats_all
 
-    if strict and not is_beaten(measured):
+    if strict and not beats_all(measured):
         _say("strict", "the towers do not beat every baseline", "bold red")
         raise typer.Exit(1)
 

@@ -47,6 +47,7 @@ SplitName = Literal[
 ]
 _WANTED = "Input should be "
 Width = Annotated[int, Field(ge=1, le=65_536)]
+Rate = Annotated[float, Field(gt=0, le=10)]
 
 
 class Section(BaseModel):
@@ -131,12 +132,12 @@ class TrainingConfig(Section):
         description="softmax: how many items, drawn anew each step, stand for all others; 0: "
         "all others themselves; auto: all up to 10,000 items, else 2,048",
     )
-    learning_rate: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
+    learning_rate: Rate | Literal["auto"] = Field(
         "auto",
         description="of the dense layers; auto: 0.0002 under softmax, where they stand beside "
         "ids and histories that know more, else 0.001",
     )
-    embedding_learning_rate: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
+    embedding_learning_rate: Rate | Literal["auto"] = Field(
         "auto",
         description="of the tables of ids and item biases; auto: 0.003 under softmax, else ten "
         "times the other",

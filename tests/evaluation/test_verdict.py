@@ -14,7 +14,7 @@ from twotower.data.interactions import Interactions, histories
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
 from twotower.evaluation.slices import FEWEST_USERS, Slice, slices
-from twotower.evaluation.verdict import by_slices, is_beaten, outcome, verdict
+from twotower.evaluation.verdict import beats_all, by_slices, outcome, verdict
 
 USERS, ITEMS = 200, 20
 
@@ -75,9 +75,9 @@ class TestVerdict:
     def test_the_baselines_are_beaten_when_each_is(
         self, against: dict[str, str], beaten: bool
     ) -> None:
-        assert is_beaten({"verdict": {"against": against}}) == beaten
-        assert not is_beaten({"verdict": None})
-        assert not is_beaten({})
+        assert beats_all({"verdict": {"against": against}}) == beaten
+        assert not beats_all({"verdict": None})
+        assert not beats_all({})
 
 
 def shop() -> Dataset:

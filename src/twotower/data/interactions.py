@@ -66,6 +66,25 @@ def _joined(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | No
     return None if one is None or other is None else np.concatenate([one, other])
 
 
+def offsets_of(counts: Int64[np.ndarray, " G"]) -> Int64[np.ndarray, " G1"]:
+    """Where groups of so many rows begin, end to end, and where the last one ends."""
+    offsets: np.ndarray = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return offsets
+
+
+def ranges(
+    starts: Int64[np.ndarray, " G"], lengths: Int64[np.ndarray, " G"]
+) -> Int64[np.ndarray, " N"]:
+    """Runs of numbers end to end.
+
+    >>> ranges(np.array([7, 2]), np.array([2, 3]))
+    array([7, 8, 2, 3, 4])
+    """
+    offsets = offsets_of(lengths)
+    shifts: np.ndarray = np.repeat(starts - offsets[:-1], lengths)
+    return shifts + np.arange(offsets[-1])
+
+
 @dataclass(frozen=True)
 class Histories:
     """Every user's items as one slice of one array, oldest first.
@@ -105,19 +124,14 @@ class Histories:
         starts = self.offsets[user_rows]
         lengths = self.offsets[np.asarray(user_rows) + 1] - starts
         owners = np.repeat(np.arange(len(user_rows)), lengths)
-        ends = np.cumsum(lengths)
-        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-        return np.repeat(starts, lengths) + within, owners
+        return ranges(starts, lengths), owners
 
     def latest(self, length: int) -> Histories:
         """The last ``length`` items of each user."""
         lengths = np.minimum(self.lengths(), length)
-        ends = np.repeat(self.offsets[1:], lengths)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        from_last = np.repeat(offsets[1:], lengths) - np.arange(offsets[-1])
-        places = ends - from_last
+        places = ranges(self.offsets[1:] - lengths, lengths)
         times = None if self.times is None else self.times[places]
-        return Histories(offsets, self.items[places], times)
+        return Histories(offsets_of(lengths), self.items[places], times)
 
 
 def histories(interactions: Interactions, *, num_users: int) -> Histories:
@@ -134,6 +148,5 @@ def histories(interactions: Interactions, *, num_users: int) -> Histories:
         keys.insert(0, interactions.times)
     order = np.lexsort(keys)
     counts = np.bincount(interactions.user_rows, minlength=num_users + 1)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     times = None if interactions.times is None else interactions.times[order]
-    return Histories(offsets, interactions.item_rows[order], times)
+    return Histories(offsets_of(counts), interactions.item_rows[order], times)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from twotower.data.interactions import Interactions
 from twotower.data.leaks import leak_suspects
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
@@ -38,14 +39,15 @@ def alarms(
         ndcg: of these lists.
         best_baseline: the same of the best baseline.
     """
+    known = parts.train.followed_by(parts.val)
     return [
         *_stuck(losses, guessing),
         *_collapsed(items),
         *_same_for_all(lists, len(dataset.items)),
         *_too_good(ndcg, best_baseline, len(lists)),
-        *_unknown(parts),
+        *_unknown(known, parts),
         *_from_the_future(parts),
-        *_leaks(dataset, parts),
+        *_leaks(dataset, known, parts),
     ]
 
 
@@ -89,9 +91,8 @@ def _too_good(ndcg: float, best_baseline: float | None, users: int) -> Iterator[
         )
 
 
-def _unknown(parts: Split) -> Iterator[str]:
+def _unknown(known: Interactions, parts: Split) -> Iterator[str]:
     assert parts.test is not None
-    known = parts.train.followed_by(parts.val)
     for what, rows, there in (
         ("users", parts.test.user_rows, known.user_rows),
         ("items", parts.test.item_rows, known.item_rows),
@@ -118,10 +119,10 @@ def _from_the_future(parts: Split) -> Iterator[str]:
         )
 
 
-def _leaks(dataset: Dataset, parts: Split) -> Iterator[str]:
+def _leaks(dataset: Dataset, known: Interactions, parts: Split) -> Iterator[str]:
     """Features that follow all interactions more closely than those before test."""
     assert parts.test is not None
-    every = parts.train.followed_by(parts.val).followed_by(parts.test)
+    every = known.followed_by(parts.test)
     for table, entities, rows in (
         ("users", dataset.users, every.user_rows),
         ("items", dataset.items, every.item_rows),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from twotower.config import Config
-from twotower.data.interactions import Histories, Interactions, histories
+from twotower.data.interactions import Histories, Interactions, histories, offsets_of
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
@@ -72,6 +72,8 @@ def assess(
         if not opponent.knows_the_new:
             only_warm.add(opponent.name)
     values = {name: ev.ranking_values(found, held, ks) for name, found in lists.items()}
+    means = {name: float(each[f"ndcg@{ks[0]}"].mean()) for name, each in values.items()}
+    our_mean = means.pop("towers")
     report["warnings"] = ev.user_warning(held)
     report["protocol"]["users"] = {"warm": int(held.is_warm.sum()), "all": len(held)}
     report["ranking"] = {}
@@ -82,10 +84,11 @@ def assess(
             report["ranking"][group] = _summaries(fair, mask, config)
     report["verdict"] = verdict(report["ranking"], ks[0])
     if report["verdict"] is not None:
+        warm = np.flatnonzero(held.is_warm)
         report["slices"] = by_slices(
-            lists["towers"],
-            lists[report["verdict"]["best_baseline"]],
-            held,
+            lists["towers"][warm],
+            lists[report["verdict"]["best_baseline"]][warm],
+            held.only(warm),
             dataset,
             seen,
             k=ks[0],
@@ -97,15 +100,8 @@ def assess(
         guessing=_guessing(config.training.loss, parts),
         items=recommender.item_vectors[1:, :-1],
         lists=lists["towers"][:, :_K],
-        ndcg=float(values["towers"][f"ndcg@{ks[0]}"].mean()),
-        best_baseline=max(
-            (
-                float(each[f"ndcg@{ks[0]}"].mean())
-                for n, each in values.items()
-                if n != "towers"
-            ),
-            default=None,
-        ),
+        ndcg=our_mean,
+        best_baseline=max(means.values(), default=None),
         dataset=dataset,
         parts=parts,
     )
@@ -179,8 +175,9 @@ def _users_in_rows_of(
         places, owners = liked.pack(new + 1)
         items = item_rows[places - 1]
         counts = np.bincount(owners[items > 0], minlength=len(new))
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        packed = Histories(np.concatenate([[0], offsets]), items[items > 0].astype(np.int32))
+        packed = Histories(
+            np.concatenate([[0], offsets_of(counts)]), items[items > 0].astype(np.int32)
+        )
         vectors[torch.from_numpy(new + 1)] = recommender.encode_users(table, packed)
     return vectors
 

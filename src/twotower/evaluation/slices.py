@@ -42,11 +42,15 @@ class Slice:
 
 
 def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
-    """Histories short and long, items of the head and the tail, and by each column's values."""
+    """Histories short and long, items of the head and the tail, and by each column's values.
+
+    Args:
+        held: what is to be found, of users with a history.
+    """
     lengths = seen.lengths()[held.user_rows]
-    middle = int(np.median(lengths[held.is_warm])) if held.is_warm.any() else 0
+    middle = int(np.median(lengths)) if len(lengths) else 0
     groups = {
-        f"histories up to {middle}": held.is_warm & (lengths <= middle),
+        f"histories up to {middle}": lengths <= middle,
         f"histories above {middle}": lengths > middle,
     }
     for name, mask in _by_columns(dataset.users):

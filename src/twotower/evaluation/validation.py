@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,14 +69,15 @@ class Validation:
         """Of all items, and of all users in validation, those of ``_users``."""
         liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
-        users = user_vectors(learned.model, learned.users, self._users(), liked, items)
+        users = user_vectors(learned.model, learned.users, self._users, liked, items)
         return items.cpu(), users.cpu()
 
+    @cached_property
     def _users(self) -> np.ndarray:
         return np.union1d(self.user_rows, self.held.user_rows)
 
     def _pairs(self, items: Tensor, users: Tensor) -> np.ndarray:
-        places = torch.from_numpy(np.searchsorted(self._users(), self.user_rows))
+        places = torch.from_numpy(np.searchsorted(self._users, self.user_rows))
         rows = torch.from_numpy(self.item_rows.astype(np.int64))
         scores = torch.linalg.vecdot(users[places], items[rows])
         require_finite(scores)
@@ -86,7 +88,7 @@ class Validation:
         if not len(self.held):
             return 0.0
         can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
-        places = torch.from_numpy(np.searchsorted(self._users(), self.held.user_rows))
+        places = torch.from_numpy(np.searchsorted(self._users, self.held.user_rows))
         held, candidates = users[places], items[1:]
         return ev.mean_ndcg(
             lambda part: held[part] @ candidates.T,

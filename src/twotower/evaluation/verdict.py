@@ -10,7 +10,7 @@ import numpy as np
 from twotower.data.interactions import Histories
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
-from twotower.evaluation.slices import FEWEST_USERS, slices
+from twotower.evaluation.slices import slices
 
 Outcome = Literal["win", "tie", "loss"]
 
@@ -44,7 +44,7 @@ def verdict(ranking: Mapping[str, Any], k: int) -> dict[str, Any] | None:
     }
 
 
-def is_beaten(report: Mapping[str, Any]) -> bool:
+def beats_all(report: Mapping[str, Any]) -> bool:
     """Whether the towers beat every baseline, so that chance does not explain it."""
     found = report.get("verdict")
     return found is not None and set(found["against"].values()) == {"win"}
@@ -61,25 +61,21 @@ def by_slices(
     seed: int,
     num_resamples: int,
 ) -> list[dict[str, Any]]:
-    """Two lists a user compared on each slice of the users that training met, by NDCG@k.
+    """Two lists a user compared on each slice, by NDCG@k.
 
     Args:
         ours, theirs: (U, K) item rows for the held-out users, -1 for none.
     """
     found = []
     for part in slices(dataset, held, seen):
-        is_in = part.is_in & held.is_warm
-        if is_in.sum() < FEWEST_USERS:
-            continue
-        kept = part.held.is_warm
         each = [
-            ev.ranking_values(lists[part.is_in], part.held, [k])[f"ndcg@{k}"][kept]
+            ev.ranking_values(lists[part.is_in], part.held, [k])[f"ndcg@{k}"]
             for lists in (ours, theirs)
         ]
         found.append(
             {
                 "slice": part.name,
-                "users": int(is_in.sum()),
+                "users": len(part.held),
                 "towers": float(each[0].mean()),
                 "baseline": float(each[1].mean()),
                 "difference": ev.compare(*each, seed=seed, num_resamples=num_resamples),

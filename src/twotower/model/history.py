@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.data.interactions import Histories
+from twotower.data.interactions import Histories, offsets_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class PackedHistory:
         cls, liked: Histories, rows: np.ndarray, embeddings: Float[Tensor, "M D"]
     ) -> PackedHistory:
         """The histories of some users, on the device of the embeddings."""
-        items, owners = liked.pack(rows)
-        counts = np.bincount(owners, minlength=len(rows))
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        items, _ = liked.pack(rows)
+        offsets = offsets_of(liked.lengths()[rows])
         device = embeddings.device
         return cls(
             torch.from_numpy(items.astype(np.int64)).to(device),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from twotower.data.interactions import Histories, Interactions
+from twotower.data.interactions import Histories, Interactions, offsets_of
 from twotower.training.sampling import PositivePairs, uniform_negatives
 
 
@@ -127,11 +127,9 @@ def whole_users(
         counts = lengths[users]
         if len(items) > counts.sum():
             drawn = np.lexsort([rng.random(len(items)), owners])
-            place = np.arange(len(items)) - np.searchsorted(owners, owners)
-            items = items[drawn[place < counts[owners]]]
+            items = items[drawn[_equals_before(owners) < counts[owners]]]
         if len(users):
-            offsets = np.concatenate([[0], np.cumsum(counts)])
-            yield UserBatch(users, items.astype(np.int64), offsets)
+            yield UserBatch(users, items.astype(np.int64), offsets_of(counts))
 
 
 def _shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -149,8 +147,13 @@ def _in_runs(owners: np.ndarray, most: int, rng: np.random.Generator) -> np.ndar
     if most == 1:
         return order
     order = order[np.argsort(owners[order], kind="stable")]
-    is_first = np.diff(owners[order], prepend=-1) != 0
-    begin = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
-    run = np.cumsum((np.arange(len(order)) - begin) % most == 0) - 1
+    run = np.cumsum(_equals_before(owners[order]) % most == 0) - 1
     place = rng.permutation(run[-1] + 1) if len(run) else run
     return order[np.argsort(place[run], kind="stable")]
+
+
+def _equals_before(ascending: np.ndarray) -> np.ndarray:
+    """How many like it stand before each: 0, 1, 2, ... in each group of equals."""
+    places = np.arange(len(ascending))
+    is_first = np.diff(ascending, prepend=-1) != 0
+    return places - np.maximum.accumulate(np.where(is_first, places, 0))

@@ -153,16 +153,16 @@ def learn(
     learned, objective = prepare(dataset, train, config)
     model = learned.model
     optimizers = Optimizers(model, config.training, lazy=_is_sparse(config))
-    begun = Progress()
-    if objective.loss == "softmax" and model.item_features.id_table is not None:
+    begun = None
+    if resume and checkpoint is not None:
+        begun = load_checkpoint(checkpoint, model, optimizers, of=identity)
+    if begun is not None:
+        stage = "refit" if validate is None else "training"
+        watch.note(f"{stage} goes on after epoch {begun.epoch}")
+    elif objective.loss == "softmax" and model.item_features.id_table is not None:
         watch.stage("start in closed form")
         begun = _begin_in_closed_form(learned, objective, validate)
-    if resume and checkpoint is not None:
-        begun = load_checkpoint(checkpoint, model, optimizers, of=identity) or begun
-        if begun.epoch:
-            stage = "refit" if validate is None else "training"
-            watch.note(f"{stage} goes on after epoch {begun.epoch}")
-    progress = begun
+    progress = begun = begun or Progress()
     batch_size = config.training.batch_size
     assert batch_size != "auto"
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from twotower.config import Loss, TrainingConfig
 from twotower.data.features import FeatureTable
-from twotower.data.interactions import Histories, Interactions, histories
+from twotower.data.interactions import Histories, Interactions, histories, offsets_of, ranges
 from twotower.errors import DataError
 from twotower.model import losses
 from twotower.model.history import PackedHistory
@@ -157,7 +157,8 @@ class Objective:
         packed = None
         if model.history is not None:
             past = place[len(place) - len(history_items) :]
-            packed = PackedHistory(past, _offsets(counts, device), embeddings)
+            offsets = torch.from_numpy(offsets_of(counts)).to(device)
+            packed = PackedHistory(past, offsets, embeddings)
             users = self._encode_users(model, batch.user_rows, packed)
         else:
             distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
@@ -280,12 +281,6 @@ def _require_learnable(
         )
 
 
-def _offsets(counts: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)).to(
-        device
-    )
-
-
 def _distinct(positives: Interactions) -> Interactions:
     """Each pair once, where it was met last: an item must not be found from itself."""
     keys = [positives.item_rows, positives.user_rows]
@@ -300,10 +295,8 @@ def _each_beside_its_users_others(offsets: np.ndarray) -> tuple[np.ndarray, np.n
     """All pairs of places of one user, one with the other, first ones ascending."""
     counts = np.diff(offsets)
     wide = np.repeat(counts, counts)
-    pairs = np.repeat(np.arange(len(wide)), wide)
-    begins = np.repeat(np.repeat(offsets[:-1], counts), wide)
-    within = np.arange(len(pairs)) - np.repeat(np.cumsum(wide) - wide, wide)
-    return pairs, begins + within
+    begins = np.repeat(offsets[:-1], counts)
+    return np.repeat(np.arange(len(wide)), wide), ranges(begins, wide)
 
 
 def _hits(batch: UserBatch) -> np.ndarray:
@@ -314,7 +307,6 @@ def _hits(batch: UserBatch) -> np.ndarray:
     first = np.searchsorted(ranked, batch.items)
     counts = np.searchsorted(ranked, batch.items, side="right") - first
     owners = np.repeat(np.arange(len(batch.user_rows)), np.diff(batch.offsets))
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     found = np.zeros((len(batch.user_rows), len(batch.negatives)), bool)
-    found[np.repeat(owners, counts), order[np.repeat(first, counts) + within]] = True
+    found[np.repeat(owners, counts), order[ranges(first, counts)]] = True
     return found

@@ -18,9 +18,6 @@ class PositivePairs:
         self._width = num_items + 1
         self._keys = np.unique(user_rows.astype(np.int64) * self._width + item_rows)
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def contain(self, user_rows: np.ndarray, item_rows: np.ndarray) -> Bool[np.ndarray, ...]:
         """Whether each user liked each item; the two broadcast."""
         wanted = user_rows.astype(np.int64) * self._width + item_rows
