@@ -29,6 +29,7 @@ from processes import Done, Warm, cold, warm
 from twotower.cli import app
 from twotower.retrieval.recommender import Recommender
 from twotower.runs import list_runs
+from worlds import settings
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 LAB = "data/recommendations/v1"
@@ -135,6 +136,35 @@ def test_evaluate_finds_what_train_found(story: dict[str, Done]) -> None:
     # But for how long everything took.
     told = [re.sub(r" *[\d,.]+ │\n", "\n", story[name].out) for name in ("train", "evaluate")]
     assert told[0].startswith(told[1])
+
+
+def test_strict_ends_with_1_where_a_baseline_is_not_beaten_and_only_there(
+    folder: Path, story: dict[str, Done], tmp_path: Path
+) -> None:
+    [run] = (folder / "runs").iterdir()
+    found = json.loads((run / "metrics.json").read_text())["verdict"]
+    assert set(found["against"].values()) == {"win"}
+    done = cold(f"evaluate {run} --strict", folder)
+    assert (done.code, done.err) == (0, "")
+
+    (tmp_path / "world").mkdir()
+    # Everybody likes what is popular, and nobody learns it.
+    chance = 1 / np.arange(1, 61)
+    items = np.random.default_rng(0).choice(60, 2000, p=chance / chance.sum())
+    log = polars.DataFrame({"user_id": np.arange(2000) % 200, "item_id": items})
+    log.write_parquet(tmp_path / "world" / "interactions.parquet")
+    still = {"loss": "bpr", "epochs": 1, "learning_rate": 1e-9, "embedding_learning_rate": 1e-9}
+    config = settings(training=still).model_dump(mode="json")
+    (tmp_path / "still.yaml").write_text(json.dumps(config))
+    done = cold("train --config still.yaml --data world --strict", tmp_path)
+    assert done.code == 1
+    assert done.err.endswith("strict the towers do not beat every baseline\n")
+    assert "two towers" in done.out
+    # The run is there all the same.
+    [run] = (tmp_path / "runs").iterdir()
+    assert set(json.loads((run / "metrics.json").read_text())["verdict"]["against"]) == {
+        "popularity"
+    }
 
 
 def test_recommend_prints_what_the_object_in_python_says(
@@ -352,7 +382,8 @@ def test_ctrl_c_after_an_epoch_leaves_a_whole_run_of_the_best_so_far(shop: Path)
 def test_ctrl_c_in_the_first_epoch_says_so_and_leaves_nothing(shop: Path) -> None:
     rows = {name: values * 300 for name, values in SHOP["interactions"].items()}
     write_table(shop, "interactions", **rows)
-    write_settings(shop, training={"batch_size": 1}, data={"duplicates": "keep"})
+    # A loss for which each of many equal rows counts, so that an epoch is long.
+    write_settings(shop, training={"batch_size": 1, "loss": "bpr"}, data={"duplicates": "keep"})
     command = Warm(TRAIN, shop)
     assert until(lambda: bool(list(shop.glob("runs/.unfinished-*"))), command)
     done = stop(command, signal.SIGINT)

@@ -13,7 +13,7 @@ from twotower.data.interactions import histories
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
-from twotower.evaluation.rankers import Ranker
+from twotower.evaluation.rankers import IN_WORDS, Ranker
 from twotower.evaluation.tuning import EASE_MOST_ITEMS, best, searches, tune
 from twotower.watch import Watch
 
@@ -55,7 +55,7 @@ def opponents(
         if search.steps:
             if not len(held):
                 continue
-            watch.stage(f"tuning {name}")
+            watch.stage(f"tuning {IN_WORDS[name]}")
             started = time.perf_counter()
             trials = tune(
                 search,

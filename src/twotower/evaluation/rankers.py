@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 Settings = Mapping[str, int | float | str]
 
+# The baselines as people write them.
+IN_WORDS: Mapping[str, str] = {
+    "popularity": "popularity",
+    "recent_popularity": "recent popularity",
+    "item_knn": "item-kNN",
+    "ease": "EASE",
+    "ials": "iALS",
+}
+
 
 @dataclass(frozen=True)
 class Factors:

@@ -12,20 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from twotower.evaluation.rankers import IN_WORDS
 from twotower.evaluation.verdict import outcome
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 
 # A comparison over fewer users than this is not worth a sentence.
 _FEWEST_USERS = 20
-_NAMES = {
-    "towers": "two towers",
-    "popularity": "popularity",
-    "recent_popularity": "recent popularity",
-    "item_knn": "item-kNN",
-    "ease": "EASE",
-    "ials": "iALS",
-}
+_NAMES = {"towers": "two towers", **IN_WORDS}
 # Of slices where the difference is no chance, so many are told.
 _MOST_SLICES = 4
 
@@ -128,7 +122,7 @@ def _for_whom(measured: Mapping[str, Any]) -> Iterator[str]:
             ]
             more = f" and {len(told) - len(each)} more" if len(told) > len(each) else ""
             yield escape(
-                f"Of {len(parts)} slices {word} than {name} for: {'; '.join(each)}{more}."
+                f"Of {len(parts)} slices, {word} than {name} for: {'; '.join(each)}{more}."
             )
 
 
