@@ -100,14 +100,21 @@ class ModelConfig(Section):
     text_buckets: Annotated[int, Field(ge=16, le=2**26)] = Field(
         16_384, description="rows of the table that n-grams are hashed into"
     )
-    history: Literal["auto", "none", "mean"] = Field(
+    history: Literal["auto", "none", "mean", "weighted", "attention", "transformer"] = Field(
         "auto",
         description="how a user's past items become one vector; mean: of their embeddings; "
-        "auto: mean, but none for bce and triplet",
+        "weighted: by how recent they are; attention: by what they are, both learned; "
+        "transformer: read in order, each item found from those before it; auto: mean, but "
+        "none for bce and triplet",
     )
     history_length: Width = Field(500, description="how many of the last items count, L")
-    history_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of a history's items hidden in training"
+    history_layers: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="blocks of the transformer that reads histories"
+    )
+    history_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
+        "auto",
+        description="share of a history's items hidden in training; auto: 0.5, but 0 for a "
+        "transformer",
     )
     item_bias: bool = Field(
         True, description="one learned number an item, in the score; goes with item_ids"

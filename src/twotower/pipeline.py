@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,22 @@ from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.write import write_blocks
 from twotower.training import unfinished
 from twotower.training.learn import Learned, learn
-from twotower.training.resolve import resolve
+from twotower.training.resolve import contenders
+from twotower.training.search import search
 from twotower.watch import Watch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be learned: checked data, cut in parts, and settings with nothing on auto."""
+    """What is to be learned: checked data, cut in parts, and settings with nothing on auto.
+
+    Attributes:
+        contenders: settings of which validation will choose one.
+    """
 
     dataset: Dataset
     parts: Split
-    config: Config
+    contenders: tuple[Config, ...]
 
 
 def train(
@@ -77,7 +83,7 @@ def train(
     watch, into = watch or Watch(), Path(into)
     run_name = unfinished.run_name(name, now)
     planned = plan(source, config, watch)
-    identity = unfinished.identity(planned.dataset, planned.config)
+    identity = unfinished.identity(planned.dataset, *planned.contenders)
     work = None
     if resume:
         work, note = unfinished.find(into, name, identity)
@@ -114,7 +120,9 @@ def fit(
         TwoTowerError: what is wrong with the data or the config.
     """
     watch = watch or Watch()
-    return _fit(plan(source, config or Config(), watch), watch)
+    planned = plan(source, config or Config(), watch)
+    with TemporaryDirectory() as scratch:
+        return _fit(planned, watch, work=Path(scratch))
 
 
 def plan(source: Any, config: Config, watch: Watch) -> Plan:
@@ -124,8 +132,8 @@ def plan(source: Any, config: Config, watch: Watch) -> Plan:
     for note in dataset.notes:
         watch.note(note)
     parts = split(dataset, config.data, seed=config.training.seed)
-    config = resolve(config, dataset, parts)
-    loss = config.training.loss
+    settings = contenders(config, dataset, parts)
+    loss = settings[0].training.loss
     kinds = {column.kind for column in dataset.columns.values()}
     if "rating" in kinds and "label" not in kinds and config.data.rating_threshold is None:
         watch.note(
@@ -137,31 +145,30 @@ def plan(source: Any, config: Config, watch: Watch) -> Plan:
             f"the weights are not used: training.loss {loss!r} counts each interaction alike; "
             "bce and in_batch_softmax weigh them"
         )
-    return Plan(dataset, parts, config)
+    return Plan(dataset, parts, settings)
 
 
 def _fit(
     planned: Plan,
     watch: Watch,
     *,
-    work: Path | None = None,
+    work: Path,
     identity: str = "",
     resume: bool = False,
 ) -> Recommender:
     """Search on validation, learn from all but the test part, and measure.
 
     Args:
-        work: where checkpoints go; None keeps none.
+        work: where checkpoints go.
     """
-    dataset, parts, config = planned.dataset, planned.parts, planned.config
+    dataset, parts = planned.dataset, planned.parts
     started = time.perf_counter()
-    learned = learn(
+    config, learned = search(
         dataset,
         parts.train,
-        config,
-        validation(parts, config),
-        metric=f"val_{config.training.early_stopping_metric}",
-        checkpoint=work and work / "search.safetensors",
+        planned.contenders,
+        validation(parts, planned.contenders[0]),
+        work=work,
         identity=identity,
         resume=resume,
         watch=watch,
@@ -169,7 +176,7 @@ def _fit(
     searched = learned.progress
     calibrate(learned, parts, config)
     if config.training.refit:
-        learned = _refit(planned, learned, watch, work, identity, resume)
+        learned = _refit(planned, config, learned, watch, work, identity, resume)
     seconds = time.perf_counter() - started
     recommender = assemble(dataset, parts, config, learned, searched.history or {})
     metrics = {
@@ -188,14 +195,15 @@ def _fit(
 
 def _refit(
     planned: Plan,
+    config: Config,
     learned: Learned,
     watch: Watch,
-    work: Path | None,
+    work: Path,
     identity: str,
     resume: bool,
 ) -> Learned:
     """The same training on train and validation together, for as long as was best."""
-    parts, config = planned.parts, planned.config
+    parts = planned.parts
     longer = config.training.model_copy(update={"epochs": learned.progress.best_epoch})
     try:
         again = learn(
@@ -204,7 +212,7 @@ def _refit(
             config.model_copy(update={"training": longer}),
             None,
             metric="train_loss",
-            checkpoint=work and work / "refit.safetensors",
+            checkpoint=work / "refit.safetensors",
             # An interrupted search may end elsewhere the next time.
             identity=f"{identity} {longer.epochs} epochs",
             resume=resume,
@@ -251,6 +259,7 @@ def assemble(
         np.arange(num_users + 1),
         liked.latest(config.model.history_length),
         items,
+        learned.items.ids,
     )
     require_finite(users, items)
     return Recommender(

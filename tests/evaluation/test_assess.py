@@ -284,7 +284,7 @@ class TestValidation:
 
     def test_the_ranking_is_that_of_a_recommender_which_knows_train_only(self) -> None:
         plan = self.parts(parted(), settings(data=GIVEN, training={"epochs": 4}))
-        parts, config = plan.parts, plan.config
+        parts, config = plan.parts, plan.contenders[0]
         measure = validation(parts, config)
         learned = learn(plan.dataset, parts.train, config, None, metric="train_loss")
         nothing = parts.val.take(np.empty(0, np.int64))
@@ -297,14 +297,14 @@ class TestValidation:
 
     def test_labels_are_the_validation_parts_own_where_there_are_dislikes(self) -> None:
         plan = self.parts(parted(disliked=8), settings(data=GIVEN, training={"loss": "bce"}))
-        measure = validation(plan.parts, plan.config)
+        measure = validation(plan.parts, plan.contenders[0])
         val = plan.parts.val
         assert measure.labels.tolist() == val.labels.tolist()
         assert measure.item_rows.tolist() == val.item_rows.tolist()
 
     def test_else_beside_each_liked_item_stands_one_that_is_not_known_to_be(self) -> None:
         plan = self.parts(parted(), settings(data=GIVEN))
-        measure, val = validation(plan.parts, plan.config), plan.parts.val
+        measure, val = validation(plan.parts, plan.contenders[0]), plan.parts.val
         everything = plan.parts.train.followed_by(val)
         known = set(
             zip(everything.user_rows.tolist(), everything.item_rows.tolist(), strict=True)
@@ -322,8 +322,10 @@ class TestValidation:
         plan = self.parts(
             parted(disliked=8), settings(data=GIVEN, training={"loss": "bce", "epochs": 2})
         )
-        measure = validation(plan.parts, plan.config)
-        learned = learn(plan.dataset, plan.parts.train, plan.config, None, metric="train_loss")
+        measure = validation(plan.parts, plan.contenders[0])
+        learned = learn(
+            plan.dataset, plan.parts.train, plan.contenders[0], None, metric="train_loss"
+        )
         before = measure(learned)
         learned.model.slope.fill_(50)
         assert measure(learned) == before

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.model.history import MeanHistory, PackedHistory
+from twotower.model.history import PackedHistory, PooledHistory
 
 NUM_ITEMS, WIDTH = 7, 4
 lists_of_items = st.lists(
@@ -17,17 +18,53 @@ lists_of_items = st.lists(
 def packed(lists: list[list[int]], embeddings: torch.Tensor) -> PackedHistory:
     offsets = torch.tensor([sum(len(one) for one in lists[:b]) for b in range(len(lists) + 1)])
     items = torch.tensor([item for one in lists for item in one], dtype=torch.int64)
-    return PackedHistory(items, offsets, embeddings)
+    return PackedHistory(items, offsets, embeddings, torch.arange(len(embeddings)))
 
 
-def looped(lists: list[list[int]], embeddings: torch.Tensor) -> torch.Tensor:
+def looped(
+    lists: list[list[int]], embeddings: torch.Tensor, weights: list[list[torch.Tensor]]
+) -> torch.Tensor:
     rows = []
-    for items in lists:
-        total = 0 * embeddings.sum(0)
-        for item in items:
-            total = total + embeddings[item] / math.sqrt(len(items))
-        rows.append(total)
+    for items, each in zip(lists, weights, strict=True):
+        total, squares = 0 * embeddings.sum(0), torch.tensor(0.0)
+        for item, weight in zip(items, each, strict=True):
+            total = total + weight * embeddings[item]
+            squares = squares + weight**2
+        rows.append(total / squares.sqrt() if items else total)
     return torch.stack(rows)
+
+
+def pooled(kind: str) -> PooledHistory:
+    """A history that has learned something."""
+    torch.manual_seed(0)
+    made = PooledHistory(kind, WIDTH)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+def weight_of(
+    history: PooledHistory, embeddings: torch.Tensor, item: int, from_end: int
+) -> torch.Tensor:
+    """How much an item counts; ``from_end`` is 1 for the last."""
+    if history.ages is not None:
+        # 1, 2, 3 and 4, 5 to 8, 9 to 16, ...
+        return history.ages[math.ceil(math.log2(from_end))].exp()
+    if history.query is not None:
+        return (embeddings[item] @ history.query).exp()
+    return torch.tensor(1.0)
+
+
+def weights_of(
+    history: PooledHistory, embeddings: torch.Tensor, lists: list[list[int]]
+) -> list[list[torch.Tensor]]:
+    return [
+        [
+            weight_of(history, embeddings, item, len(items) - place)
+            for place, item in enumerate(items)
+        ]
+        for items in lists
+    ]
 
 
 def embeddings(seed: int) -> torch.Tensor:
@@ -35,20 +72,33 @@ def embeddings(seed: int) -> torch.Tensor:
     return torch.randn(NUM_ITEMS, WIDTH, generator=generator).requires_grad_()
 
 
-@settings(max_examples=60, deadline=None)
-@given(lists_of_items, st.integers(0, 99))
-def test_pooling_is_a_loop_over_users_and_their_items_and_so_are_its_gradients(
-    lists: list[list[int]], seed: int
-) -> None:
-    of_items = embeddings(seed)
-    made = MeanHistory()(packed(lists, of_items))
-    expected = looped(lists, of_items)
-    torch.testing.assert_close(made, expected)
+def gradients(made: torch.Tensor, *of: torch.Tensor) -> tuple[torch.Tensor, ...]:
     weights = torch.arange(made.numel(), dtype=torch.float32).view(made.shape)
-    got, wanted = (
-        torch.autograd.grad((one * weights).sum(), of_items)[0] for one in (made, expected)
-    )
-    torch.testing.assert_close(got, wanted)
+    return torch.autograd.grad((made * weights).sum(), of)
+
+
+kinds = pytest.mark.parametrize("kind", ["mean", "weighted", "attention"])
+
+
+@kinds
+@settings(max_examples=60, deadline=None)
+@given(lists_of_items.filter(any), st.integers(0, 99))
+def test_pooling_is_a_loop_over_users_and_their_items_and_so_are_its_gradients(
+    kind: str, lists: list[list[int]], seed: int
+) -> None:
+    of_items, history = embeddings(seed), pooled(kind)
+    made = history(packed(lists, of_items))
+    expected = looped(lists, of_items, weights_of(history, of_items, lists))
+    torch.testing.assert_close(made, expected)
+    learned = (of_items, *history.parameters())
+    torch.testing.assert_close(gradients(made, *learned), gradients(expected, *learned))
+
+
+@kinds
+def test_every_kind_begins_as_the_mean(kind: str) -> None:
+    history = packed([[0, 1, 2], [3]], embeddings(0))
+    made = PooledHistory(kind, WIDTH)(history)
+    torch.testing.assert_close(made, PooledHistory("mean", WIDTH)(history))
 
 
 def drawn_mask(lists: list[list[int]], data: st.DataObject) -> list[bool]:
@@ -74,25 +124,25 @@ def test_items_that_are_hidden_are_gone_and_the_others_as_they_were(
     assert made.owners().tolist() == owners
 
 
+@kinds
 @settings(max_examples=60, deadline=None)
 @given(lists_of_items.filter(any), st.integers(0, 99), st.data())
 def test_a_history_without_each_is_a_loop_over_the_others_that_are_shown(
-    lists: list[list[int]], seed: int, data: st.DataObject
+    kind: str, lists: list[list[int]], seed: int, data: st.DataObject
 ) -> None:
-    of_items, shown = embeddings(seed), drawn_mask(lists, data)
-    made = MeanHistory().without_each(
-        packed(lists, of_items), torch.tensor(shown, dtype=torch.bool)
-    )
-    rest, place = [], 0
-    for items in lists:
-        pairs = list(zip(items, shown[place:], strict=False))
+    of_items, shown, history = embeddings(seed), drawn_mask(lists, data), pooled(kind)
+    made = history.for_each(packed(lists, of_items), torch.tensor(shown, dtype=torch.bool))
+    rest, weights, place = [], [], 0
+    for items, each in zip(lists, weights_of(history, of_items, lists), strict=True):
+        is_in = shown[place : place + len(items)]
         place += len(items)
         for own in range(len(items)):
-            rest.append([item for n, (item, is_in) in enumerate(pairs) if is_in and n != own])
-    expected = looped(rest, of_items)
-    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
-    weights = torch.arange(made.numel(), dtype=torch.float32).view(made.shape)
-    got, wanted = (
-        torch.autograd.grad((one * weights).sum(), of_items)[0] for one in (made, expected)
-    )
-    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-2)
+            others = [n for n in range(len(items)) if is_in[n] and n != own]
+            rest.append([items[n] for n in others])
+            weights.append([each[n] for n in others])
+    expected = looped(rest, of_items, weights)
+    # A difference of sums is as exact as the sums.
+    torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-3)
+    got = torch.autograd.grad(made.square().sum(), of_items)[0]
+    wanted = torch.autograd.grad(expected.square().sum(), of_items)[0]
+    torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)

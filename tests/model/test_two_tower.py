@@ -21,7 +21,7 @@ from twotower.model.two_tower import TwoTower
 USERS = FeatureShape(num_ids=8, dense=2, categories=(3,), bags=())
 ITEMS = FeatureShape(num_ids=9, dense=1, categories=(), bags=((4, False),))
 DIM = 5
-SETTLED = {"history": "mean", "temperature": 0.1}
+SETTLED = {"history": "mean", "history_dropout": 0.5, "temperature": 0.1}
 
 
 def towers(*, ids: bool = True, fresh: bool = False, **changed: Any) -> TwoTower:
@@ -54,7 +54,8 @@ def items(seed: int = 0) -> FeatureTable:
 def histories(embeddings: torch.Tensor, count: int = 9) -> PackedHistory:
     """User n liked the items n and n + 1."""
     pairs = [number for user in range(count) for number in (user, user + 1)]
-    return PackedHistory(torch.tensor(pairs), torch.arange(0, 2 * count + 1, 2), embeddings)
+    ends = torch.arange(0, 2 * count + 1, 2)
+    return PackedHistory(torch.tensor(pairs), ends, embeddings, torch.arange(len(embeddings)))
 
 
 def encoded(model: TwoTower) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,7 +128,7 @@ class TestEmbedding:
     def test_for_each_item_its_user_is_who_the_others_make(self, normalize: bool) -> None:
         model = towers(normalize=normalize)
         of_items = model.encode_items(items())
-        made = model.encode_users_without_each(users(), histories(of_items))
+        made = model.encode_users_for_each(users(), histories(of_items))
         # Users have two items, and each is found from the other.
         for place in (0, 1):
             is_other = torch.arange(18) % 2 != place
@@ -196,7 +197,9 @@ class TestHiding:
         count, each = 2000, 20
         ends = torch.arange(0, each * count + 1, each)
         items_of = torch.zeros(each * count, dtype=torch.int64)
-        shown = model.is_shown(PackedHistory(items_of, ends, torch.zeros(1, DIM)))
+        shown = model.is_shown(
+            PackedHistory(items_of, ends, torch.zeros(1, DIM), torch.zeros(1).long())
+        )
         shares = shown.view(count, each).float().mean(1)
         # Nobody else has lost all of twenty.
         assert (shares == 0).float().mean().item() == pytest.approx(of_users, abs=0.04)

@@ -32,21 +32,25 @@ def people() -> tuple[FeatureTable, Histories, Tensor]:
     return table, shifted, keeper.item_vectors
 
 
+def ids_of(of_items: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(of_items))
+
+
 def test_they_are_the_vectors_that_the_recommender_keeps() -> None:
     keeper = shopkeeper()
     torch.testing.assert_close(item_vectors(keeper.model, goods()), keeper.item_vectors[1:])
     table, liked, of_items = people()
-    found = user_vectors(keeper.model, table, np.arange(60), liked, of_items)
+    found = user_vectors(keeper.model, table, np.arange(60), liked, of_items, ids_of(of_items))
     torch.testing.assert_close(found, keeper.user_vectors[1:])
 
 
 def test_a_users_vector_comes_of_features_and_of_the_vectors_of_what_was_liked() -> None:
     keeper, (table, liked, of_items) = shopkeeper(), people()
     liked_ones = of_items[1:, :-1]
-    found = user_vectors(keeper.model, table, np.arange(60), liked, of_items)
+    found = user_vectors(keeper.model, table, np.arange(60), liked, of_items, ids_of(of_items))
     for row in (0, 33):
         own = torch.from_numpy(liked.of(row).astype(np.int64)) - 1
-        history = PackedHistory(own, torch.tensor([0, len(own)]), liked_ones)
+        history = PackedHistory(own, torch.tensor([0, len(own)]), liked_ones, torch.arange(40))
         user = keeper.model.encode_users(table.take(torch.tensor([row])), history)
         torch.testing.assert_close(found[row : row + 1], keeper.model.user_vectors(user).data)
 
@@ -56,27 +60,30 @@ def test_blocks_of_any_size_give_the_same(size: int, monkeypatch: pytest.MonkeyP
     keeper, (table, liked, of_items) = shopkeeper(), people()
     whole = (
         item_vectors(keeper.model, goods()),
-        user_vectors(keeper.model, table, np.arange(60), liked, of_items),
+        user_vectors(keeper.model, table, np.arange(60), liked, of_items, ids_of(of_items)),
     )
     monkeypatch.setattr(encode, "_BLOCK_ROWS", size)
+    monkeypatch.setattr(encode, "_BLOCK_ITEMS", 3 * size)
     parted = (
         item_vectors(keeper.model, goods()),
-        user_vectors(keeper.model, table, np.arange(60), liked, of_items),
+        user_vectors(keeper.model, table, np.arange(60), liked, of_items, ids_of(of_items)),
     )
     torch.testing.assert_close(parted, whole)
 
 
 def test_some_users_in_any_order_have_the_vectors_they_have_among_all() -> None:
     keeper, (table, liked, of_items) = shopkeeper(), people()
-    every = user_vectors(keeper.model, table, np.arange(60), liked, of_items)
+    every = user_vectors(keeper.model, table, np.arange(60), liked, of_items, ids_of(of_items))
     rows = np.array([31, 4, 4, 59, 0])
-    found = user_vectors(keeper.model, table, rows, liked, of_items)
+    found = user_vectors(keeper.model, table, rows, liked, of_items, ids_of(of_items))
     torch.testing.assert_close(found, every[torch.from_numpy(rows)])
 
 
 def test_nobody_has_no_vectors_of_the_same_width() -> None:
     keeper, (table, liked, of_items) = shopkeeper(), people()
-    found = user_vectors(keeper.model, table, np.empty(0, np.int64), liked, of_items)
+    found = user_vectors(
+        keeper.model, table, np.empty(0, np.int64), liked, of_items, ids_of(of_items)
+    )
     assert found.shape == (0, of_items.shape[1])
 
 

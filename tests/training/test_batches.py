@@ -179,5 +179,14 @@ class TestWholeUsers:
         counts = Counter(item for items in drawn for item in items)
         assert max(counts.values()) < 40
 
+    def test_in_order_it_is_a_piece_that_may_begin_anywhere(self) -> None:
+        liked = liked_of([(1, item) for item in range(1, ITEMS + 1)])
+        begins = set()
+        for seed in range(100):
+            [batch] = whole_users(liked, 4, 9, rng(seed), in_order=True)
+            assert np.diff(batch.items).tolist() == [1, 1, 1]
+            begins.add(int(batch.items[0]))
+        assert begins == set(range(1, ITEMS - 2))
+
     def test_no_user_with_two_items_is_no_batch(self) -> None:
         assert list(whole_users(liked_of([(1, 1), (2, 1)]), 5, 4, rng())) == []

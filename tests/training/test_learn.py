@@ -57,9 +57,9 @@ class Killing(Watch):
 
 
 def taught(plan: Plan, **asked: Any) -> Learned:
-    metric = f"val_{plan.config.training.early_stopping_metric}"
-    wanted = {"metric": metric, "validate": validation(plan.parts, plan.config), **asked}
-    return learn(plan.dataset, plan.parts.train, plan.config, **wanted)
+    metric = f"val_{plan.contenders[0].training.early_stopping_metric}"
+    wanted = {"metric": metric, "validate": validation(plan.parts, plan.contenders[0]), **asked}
+    return learn(plan.dataset, plan.parts.train, plan.contenders[0], **wanted)
 
 
 def weights(learned: Learned) -> dict[str, Tensor]:
@@ -102,8 +102,10 @@ def test_a_seed_gives_the_same_weights_to_the_last_bit_and_another_seed_others(
     loss: Loss,
 ) -> None:
     plan = planned(loss, epochs=2, batch_size=64)
-    seven = plan.config.training.model_copy(update={"seed": 7})
-    other = replace(plan, config=plan.config.model_copy(update={"training": seven}))
+    seven = plan.contenders[0].training.model_copy(update={"seed": 7})
+    other = replace(
+        plan, contenders=(plan.contenders[0].model_copy(update={"training": seven}),)
+    )
     one = taught(plan, validate=None)
     # What else was drawn in between must not matter.
     torch.rand(3)
@@ -171,7 +173,7 @@ def test_whom_training_does_not_meet_has_no_say_in_what_is_learned() -> None:
 
 def test_under_bce_the_first_affinities_are_about_the_share_of_likes() -> None:
     plan = planned("bce")
-    learned, objective = prepare(plan.dataset, plan.parts.train, plan.config)
+    learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
     assert learned.model.affinity(torch.zeros(1)).item() == pytest.approx(
         objective.train.labels.mean(), abs=1e-5
     )
@@ -217,7 +219,7 @@ def test_a_training_that_begins_in_closed_form_ends_no_worse() -> None:
     assert best is not None
     assert best >= wild.progress.start["val_ndcg"]
     plan = planned("softmax")
-    measured = validation(plan.parts, plan.config)(wild)["val_ndcg"]
+    measured = validation(plan.parts, plan.contenders[0])(wild)["val_ndcg"]
     assert measured == pytest.approx(best)
     tame = taught(planned("softmax", epochs=3)).progress.best_value("val_ndcg")
     assert tame is not None
@@ -230,6 +232,6 @@ def test_only_softmax_begins_in_closed_form_and_keeps_its_temperature() -> None:
         learned = taught(plan)
         assert (learned.progress.start is not None) == (loss == "softmax")
         stays = learned.model.log_scale.item() == pytest.approx(
-            -math.log(plan.config.model.temperature), abs=1e-6
+            -math.log(plan.contenders[0].model.temperature), abs=1e-6
         )
         assert stays == (loss in {"softmax", "triplet"})

@@ -41,6 +41,8 @@ class Training:
             item_hidden_dims=(16,),
             dropout=0,
             temperature=0.1,
+            history="none",
+            history_dropout=0.0,
         )
         self.model = TwoTower(SHAPE, SHAPE, config, user_ids=True, item_ids=True, sparse=lazy)
         for parameter in self.model.parameters():
@@ -122,7 +124,7 @@ class TestOptimizers:
 
 def prepared(loss: Loss = "bpr", **training: Any) -> tuple[Learned, Objective]:
     plan = planned(loss, **training)
-    return prepare(plan.dataset, plan.parts.train, plan.config)
+    return prepare(plan.dataset, plan.parts.train, plan.contenders[0])
 
 
 def run(learned: Learned, objective: Objective, **changed: Any) -> list[Progress]:

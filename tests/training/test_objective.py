@@ -118,6 +118,7 @@ class Loops:
             torch.tensor(history, dtype=torch.int64),
             torch.tensor([0, len(history)]),
             self.items,
+            self.objective.items.ids,
         )
         own = self.objective.users.take(torch.tensor([row]))
         return self.model.encode_users(own, packed)[0]

@@ -80,6 +80,7 @@ def test_every_auto_becomes_what_its_description_says(
     assert made.training.negatives == 0
     assert made.training.early_stopping_metric == ("loss" if loss == "bce" else "ndcg")
     assert made.model.history == ("none" if from_labels else "mean")
+    assert made.model.history_dropout == 0.5
     is_softmax = loss == "softmax"
     assert made.training.learning_rate == (2e-4 if is_softmax else 1e-3)
     assert made.training.embedding_learning_rate == (3e-3 if is_softmax else 1e-2)
@@ -123,6 +124,7 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
         "item_ids": False,
         "normalize": False,
         "temperature": 0.5,
+        "history_dropout": 0.25,
     }
     training = {
         "loss": loss,

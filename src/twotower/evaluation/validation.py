@@ -69,7 +69,9 @@ class Validation:
         """Of all items, and of all users in validation, those of ``_users``."""
         liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
-        users = user_vectors(learned.model, learned.users, self._users, liked, items)
+        users = user_vectors(
+            learned.model, learned.users, self._users, liked, items, learned.items.ids
+        )
         return items.cpu(), users.cpu()
 
     @cached_property

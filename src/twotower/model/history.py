@@ -1,7 +1,10 @@
 """A list of items -> one vector: what a user did, as a feature of the user.
 
-Every kind of history pools the embeddings of the items of B users, given end to end. Since
+Every kind of history reads the embeddings of the items of B users, given end to end. Since
 they are the item tower's own, an item added yesterday counts as any other.
+
+A kind answers two questions: what all of a user's items say (``forward``), and, in training,
+what the rest says from which each of them is to be found (``for_each``).
 """
 
 from __future__ import annotations
@@ -16,24 +19,33 @@ from torch.nn import functional
 
 from twotower.data.interactions import Histories, offsets_of
 
+# Weights of places from the end: the last, the one before, the next two, four, eight, ...
+_AGES = 24
+
 
 @dataclass(frozen=True)
 class PackedHistory:
     """The items of B users: those of user b are ``items[offsets[b] : offsets[b + 1]]``.
 
     Attributes:
-        items: rows of ``embeddings``.
+        items: rows of ``embeddings``, of each user oldest first.
         offsets: where each user's begin, and the end of the last.
         embeddings: of M items, among them those that occur.
+        ids: of the M items those with an embedding of their own; 0 where there is none.
     """
 
     items: Int64[Tensor, " P"]
     offsets: Int64[Tensor, " B1"]
     embeddings: Float[Tensor, "M D"]
+    ids: Int64[Tensor, " M"]
 
     @classmethod
     def of(
-        cls, liked: Histories, rows: np.ndarray, embeddings: Float[Tensor, "M D"]
+        cls,
+        liked: Histories,
+        rows: np.ndarray,
+        embeddings: Float[Tensor, "M D"],
+        ids: Int64[Tensor, " M"],
     ) -> PackedHistory:
         """The histories of some users, on the device of the embeddings."""
         items, _ = liked.pack(rows)
@@ -43,46 +55,87 @@ class PackedHistory:
             torch.from_numpy(items.astype(np.int64)).to(device),
             torch.from_numpy(offsets).to(device),
             embeddings,
+            ids,
         )
 
     def owners(self) -> Int64[Tensor, " P"]:
         """Whose each item is."""
-        counts = self.offsets[1:] - self.offsets[:-1]
-        users = torch.arange(len(counts), device=self.items.device)
-        return torch.repeat_interleave(users, counts)
+        return owners_of(self.offsets)
 
     def only(self, is_kept: Bool[Tensor, " P"]) -> PackedHistory:
         """Without some of the items."""
         before = functional.pad(torch.cumsum(is_kept, 0), (1, 0))
-        return PackedHistory(self.items[is_kept], before[self.offsets], self.embeddings)
+        return PackedHistory(
+            self.items[is_kept], before[self.offsets], self.embeddings, self.ids
+        )
 
 
-class MeanHistory(nn.Module):
-    """The sum of a user's item embeddings over the root of their number; zeros for none.
+def owners_of(offsets: Int64[Tensor, " B1"]) -> Int64[Tensor, " P"]:
+    """Of groups end to end, the group that each row belongs to."""
+    counts = offsets[1:] - offsets[:-1]
+    return torch.repeat_interleave(torch.arange(len(counts), device=offsets.device), counts)
 
-    The root and not the number: the mean of many items is short, and would weigh less the
-    more is known about a user.
+
+class PooledHistory(nn.Module):
+    """The weighted sum of a user's item embeddings over the length of the weights.
+
+    The length, for equal weights the root of their number, and not their sum: the mean of
+    many items is short, and would weigh less the more is known about a user. All kinds begin
+    as ``mean``.
+
+    Args:
+        kind: mean, all items alike; weighted, by a learned weight of each place from the end;
+            attention, by ``exp(<embedding, query>)`` with a learned query.
+        dim: length of an embedding, D.
     """
 
-    def forward(self, history: PackedHistory) -> Float[Tensor, "B D"]:
-        """Pool each user's items."""
-        counts = (history.offsets[1:] - history.offsets[:-1]).clamp(min=1)
-        total = functional.embedding_bag(
-            history.items, history.embeddings, history.offsets[:-1], mode="sum"
-        )
-        return total / counts.to(total.dtype).sqrt()[:, None]
+    def __init__(self, kind: str, dim: int) -> None:
+        super().__init__()
+        self.ages = nn.Parameter(torch.zeros(_AGES)) if kind == "weighted" else None
+        self.query = nn.Parameter(torch.zeros(dim)) if kind == "attention" else None
 
-    def without_each(
+    def forward(self, history: PackedHistory) -> Float[Tensor, "B D"]:
+        """Pool each user's items; zeros for none."""
+        weights = self.weights(history)
+        total = functional.embedding_bag(
+            history.items,
+            history.embeddings,
+            history.offsets[:-1],
+            mode="sum",
+            per_sample_weights=weights,
+        )
+        return total / _summed(weights.square(), history).clamp_min(1e-12).sqrt()[:, None]
+
+    def for_each(
         self, history: PackedHistory, is_shown: Bool[Tensor, " P"]
     ) -> Float[Tensor, "P D"]:
         """Of each item the pooled history of its user without it, and without what is hidden.
 
         One sum a user serves all of the user's items: each takes itself out again.
         """
-        owners, shown = history.owners(), is_shown.to(history.embeddings.dtype)
-        own = history.embeddings.index_select(0, history.items) * shown[:, None]
+        owners = history.owners()
+        weights = self.weights(history) * is_shown
+        own = history.embeddings.index_select(0, history.items) * weights[:, None]
         users = len(history.offsets) - 1
         total = own.new_zeros(users, own.shape[1]).index_add(0, owners, own)
-        count = shown.new_zeros(users).index_add_(0, owners, shown)
-        others = (count.index_select(0, owners) - shown).clamp_min(1)
+        squares = weights.square()
+        others = _summed(squares, history).index_select(0, owners) - squares
+        others = torch.where(others > 0, others, torch.ones_like(others))
         return (total.index_select(0, owners) - own) * others.rsqrt()[:, None]
+
+    def weights(self, history: PackedHistory) -> Float[Tensor, " P"]:
+        """How much each item counts, above 0."""
+        if self.ages is not None:
+            owners = history.owners()
+            places = torch.arange(len(owners), device=owners.device)
+            from_end = history.offsets[1:].index_select(0, owners) - places
+            age = (2 * from_end - 1).double().log2().floor().long().clamp(max=_AGES - 1)
+            return self.ages.exp().index_select(0, age)
+        if self.query is not None:
+            return (history.embeddings @ self.query).exp().index_select(0, history.items)
+        return torch.ones_like(history.items, dtype=history.embeddings.dtype)
+
+
+def _summed(values: Float[Tensor, " P"], history: PackedHistory) -> Float[Tensor, " B"]:
+    """The sum over each user's items."""
+    return values.new_zeros(len(history.offsets) - 1).index_add(0, history.owners(), values)

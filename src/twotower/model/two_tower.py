@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from twotower.config import ModelConfig
 from twotower.data.features import FeatureShape, FeatureTable
 from twotower.model.features import FeatureLayer
-from twotower.model.history import MeanHistory, PackedHistory
+from twotower.model.history import PackedHistory, PooledHistory
 from twotower.model.tower import Tower, unit
+from twotower.model.transformer import TransformerHistory
 
 _LARGEST_LOG_SCALE = math.log(100.0)
 
@@ -60,11 +61,12 @@ class TwoTower(nn.Module):
         }
         self.embedding_dim = config.embedding_dim
         self.id_dropout = config.id_dropout
+        assert config.history_dropout != "auto"
         self.history_dropout = config.history_dropout
         self.normalize = config.normalize
         self.user_features = FeatureLayer(user_shape, config, ids=user_ids, sparse=sparse)
         self.item_features = FeatureLayer(item_shape, config, ids=item_ids, sparse=sparse)
-        self.history = MeanHistory() if config.history == "mean" else None
+        self.history = _history(config, item_shape, sparse=sparse)
         self.user_tower = _tower(
             self.user_features,
             config.user_hidden_dims,
@@ -103,16 +105,17 @@ class TwoTower(nn.Module):
         assert history is not None
         return self._finish(itself + self.history(history))
 
-    def encode_users_without_each(
+    def encode_users_for_each(
         self, table: FeatureTable, history: PackedHistory
     ) -> Float[Tensor, "P D"]:
         """For each item of each history its user's embedding, from the rest of the history.
 
-        In training some of the rest is hidden.
+        The rest is all others, or those before it: the kind of history says which. In training
+        some of it is hidden.
         """
         assert self.history is not None
         itself = self._itself(self.user_features, self.user_tower, table)
-        rest = self.history.without_each(history, self.is_shown(history))
+        rest = self.history.for_each(history, self.is_shown(history))
         return self._finish(itself.index_select(0, history.owners()) + rest)
 
     def _itself(
@@ -200,6 +203,22 @@ class TwoTower(nn.Module):
     def affinity(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
         return torch.sigmoid(self.logits(scores))
+
+
+def _history(
+    config: ModelConfig, item_shape: FeatureShape, *, sparse: bool
+) -> PooledHistory | TransformerHistory | None:
+    if config.history == "none":
+        return None
+    if config.history == "transformer":
+        return TransformerHistory(
+            config.embedding_dim,
+            item_shape.num_ids,
+            layers=config.history_layers,
+            dropout=config.dropout,
+            sparse=sparse,
+        )
+    return PooledHistory(config.history, config.embedding_dim)
 
 
 def _tower(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from twotower.data.features import FeatureTable
@@ -16,6 +16,8 @@ from twotower.model.history import PackedHistory
 from twotower.model.two_tower import TwoTower
 
 _BLOCK_ROWS = 8192
+# Items of the histories of a block.
+_BLOCK_ITEMS = 2**18
 
 
 def item_vectors(model: TwoTower, items: FeatureTable) -> Float32[Tensor, "I D"]:
@@ -34,6 +36,7 @@ def user_vectors(
     rows: np.ndarray,
     liked: Histories,
     items: Float32[Tensor, "I D1"],
+    item_ids: Int64[Tensor, " I"],
 ) -> Float32[Tensor, "B D1"]:
     """The vectors of some users from their features and histories; on the model's device.
 
@@ -41,19 +44,25 @@ def user_vectors(
         rows: of ``users`` and of ``liked`` alike.
         liked: histories, already cut to the length that the model reads.
         items: what ``item_vectors`` gave.
+        item_ids: of each of those items the id that training gave it, or 0.
     """
     device = users.ids.device
     with torch.inference_mode():
         blocks = [torch.empty((0, items.shape[1]), device=device)]
         embeddings = items[:, :-1]
-        for places in _blocks(len(rows)):
-            chosen = rows[places.numpy()]
+        for chosen in _bounded(rows, liked):
             packed = None
             if model.history is not None:
-                packed = PackedHistory.of(liked, chosen, embeddings)
+                packed = PackedHistory.of(liked, chosen, embeddings, item_ids)
             table = users.take(torch.from_numpy(np.asarray(chosen, np.int64)).to(device))
             blocks.append(model.user_vectors(model.encode_users(table, packed)))
         return torch.cat(blocks)
+
+
+def _bounded(rows: np.ndarray, liked: Histories) -> Iterator[np.ndarray]:
+    """Rows in blocks whose histories together are not long, but for one that is alone."""
+    sizes = np.cumsum(liked.lengths()[rows] + _BLOCK_ITEMS // _BLOCK_ROWS)
+    yield from np.split(rows, np.flatnonzero(np.diff(sizes // _BLOCK_ITEMS)) + 1)
 
 
 def _blocks(count: int) -> Iterator[Tensor]:

@@ -151,7 +151,8 @@ class Recommender:
         rows = np.arange(len(table))
         recent = liked.latest(self.config.model.history_length)
         shifted = Histories(recent.offsets[1:], recent.items)
-        return user_vectors(self.model, table, rows, shifted, self.item_vectors).clone()
+        ids = torch.from_numpy(np.arange(len(self.has_own_id)) * self.has_own_id)
+        return user_vectors(self.model, table, rows, shifted, self.item_vectors, ids).clone()
 
     def encode_items(
         self, values: Mapping[str, np.ndarray], num_items: int

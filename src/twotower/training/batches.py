@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from twotower.data.interactions import Histories, Interactions, offsets_of
+from twotower.data.interactions import Histories, Interactions, offsets_of, ranges
 from twotower.training.sampling import PositivePairs, uniform_negatives
 
 
@@ -111,23 +111,35 @@ def triplets(
 
 
 def whole_users(
-    liked: Histories, most_items: int, batch_size: int, rng: np.random.Generator
+    liked: Histories,
+    most_items: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    in_order: bool = False,
 ) -> Iterator[UserBatch]:
     """Every user with two items or more once, in batches of about ``batch_size`` pairs.
 
     Args:
         liked: no user has an item twice.
         most_items: of a user with more so many are drawn anew in each epoch.
+        in_order: whether they are drawn as a piece, one after another.
     """
-    lengths = np.minimum(liked.lengths(), most_items)
+    every = liked.lengths()
+    lengths = np.minimum(every, most_items)
     order = rng.permutation(np.flatnonzero(lengths > 1))
     number = (np.cumsum(lengths[order]) - 1) // batch_size
     for users in np.split(order, np.flatnonzero(np.diff(number)) + 1):
-        items, owners = liked.pack(users)
         counts = lengths[users]
-        if len(items) > counts.sum():
-            drawn = np.lexsort([rng.random(len(items)), owners])
-            items = items[drawn[_equals_before(owners) < counts[owners]]]
+        if in_order:
+            spare = every[users] - counts
+            begins = liked.offsets[users] + rng.integers(0, spare + 1)
+            items = liked.items[ranges(begins, counts)]
+        else:
+            items, owners = liked.pack(users)
+            if len(items) > counts.sum():
+                drawn = np.lexsort([rng.random(len(items)), owners])
+                items = items[drawn[_equals_before(owners) < counts[owners]]]
         if len(users):
             yield UserBatch(users, items.astype(np.int64), offsets_of(counts))
 

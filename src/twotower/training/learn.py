@@ -86,6 +86,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         train,
         history_length=config.model.history_length,
         is_by_features=config.model.history == "none" and not config.model.user_ids,
+        is_in_order=config.model.history == "transformer",
     )
     torch.manual_seed(config.training.seed)
     model = TwoTower(
@@ -172,7 +173,7 @@ def learn(
             optimizers,
             _values(learned, validate),
             batch_size=batch_size,
-            better=_better(metric, validate is None),
+            better=lambda new, old: validate is None or is_better(new, old, metric),
             metric="train_loss" if validate is None else metric,
             progress=begun,
             on_epoch=lambda: watch.stage(
@@ -225,9 +226,6 @@ def _values(
     return lambda _: validate(learned)
 
 
-def _better(metric: str, keep_last: bool) -> Callable[[float, float], bool]:
-    if keep_last:
-        return lambda _new, _old: True
-    if "loss" in metric:
-        return lambda new, old: new < old
-    return lambda new, old: new > old
+def is_better(new: float, old: float, metric: str) -> bool:
+    """Whether a value of the metric beats another: a loss by being smaller."""
+    return new < old if "loss" in metric else new > old

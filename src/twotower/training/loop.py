@@ -16,6 +16,7 @@ from torch import Tensor
 
 from twotower.config import TrainingConfig
 from twotower.errors import TwoTowerError
+from twotower.model.transformer import TransformerHistory
 from twotower.model.two_tower import TwoTower
 from twotower.training.objective import Objective
 
@@ -105,6 +106,8 @@ def _tables(model: TwoTower) -> tuple[list[Tensor], list[Tensor]]:
     layers = (model.user_features, model.item_features)
     tables = [layer.id_table for layer in layers]
     tables.append(model.item_bias)
+    if isinstance(model.history, TransformerHistory):
+        tables.append(model.history.id_table)
     ids = [table.weight for table in tables if table is not None]
     return list(ids), [weight for layer in layers for weight in layer.feature_tables()]
 

@@ -37,6 +37,7 @@ class Objective:
         met: item rows that somebody liked, ascending.
         history_length: how many of the last items a history holds.
         is_by_features: that users have neither an id of their own nor a history.
+        is_in_order: that a history is read in order, and an item found from those before it.
     """
 
     loss: Loss
@@ -52,6 +53,7 @@ class Objective:
     log_q: Tensor
     history_length: int
     is_by_features: bool
+    is_in_order: bool
 
     @property
     def num_items(self) -> int:
@@ -61,7 +63,9 @@ class Objective:
     def batches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
         """An epoch."""
         if self.loss == "softmax":
-            for batch in batches.whole_users(self.liked, self.history_length, batch_size, rng):
+            for batch in batches.whole_users(
+                self.liked, self.history_length, batch_size, rng, in_order=self.is_in_order
+            ):
                 yield replace(batch, negatives=self._negatives(rng))
         elif self.loss == "triplet":
             yield from batches.triplets(
@@ -117,10 +121,11 @@ class Objective:
         embeddings = model.encode_items(table)
         items = model.item_vectors(embeddings, table)
         targets = torch.from_numpy(np.searchsorted(candidates, batch.items)).to(device)
-        history = PackedHistory(targets, torch.from_numpy(batch.offsets).to(device), embeddings)
+        offsets = torch.from_numpy(batch.offsets).to(device)
+        history = PackedHistory(targets, offsets, embeddings, table.ids)
         user_rows = torch.from_numpy(batch.user_rows).to(device)
         people = model.hide_user_ids(self.users.take(user_rows))
-        users = model.user_vectors(model.encode_users_without_each(people, history))
+        users = model.user_vectors(model.encode_users_for_each(people, history))
         if batch.negatives is None:
             pairs, others = _each_beside_its_users_others(batch.offsets)
             return losses.full_softmax(
@@ -158,7 +163,7 @@ class Objective:
         if model.history is not None:
             past = place[len(place) - len(history_items) :]
             offsets = torch.from_numpy(offsets_of(counts)).to(device)
-            packed = PackedHistory(past, offsets, embeddings)
+            packed = PackedHistory(past, offsets, embeddings, table.ids)
             users = self._encode_users(model, batch.user_rows, packed)
         else:
             distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
@@ -222,6 +227,7 @@ def make_objective(
     *,
     history_length: int,
     is_by_features: bool = False,
+    is_in_order: bool = False,
 ) -> Objective:
     """Gather what the loss needs, and refuse data it can not learn from.
 
@@ -254,6 +260,7 @@ def make_objective(
         log_q=torch.from_numpy(log_share(positives.item_rows, num_items=num_items)),
         history_length=history_length,
         is_by_features=is_by_features,
+        is_in_order=is_in_order,
     )
     if objective.num_rows() == 0:
         need = "a user with two liked items" if loss == "softmax" else "a user with both"

@@ -28,6 +28,24 @@ _BATCH_SIZES: Mapping[Loss, int] = {
 }
 
 
+def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, ...]:
+    """Settings with nothing on ``auto``; several where validation has to choose one.
+
+    Where the order of interactions is known, and what comes next is asked for, a user may
+    well be where they are now and not all they ever were: only trying tells.
+
+    Raises:
+        ConfigError: nothing would tell users, or items, from one another.
+    """
+    first = resolve(config, dataset, parts)
+    is_timed = parts.train.times is not None and parts.name in {"time", "given"}
+    in_order = parts.name == "leave_last" or is_timed
+    if config.model.history != "auto" or first.training.loss != "softmax" or not in_order:
+        return (first,)
+    other = config.model.model_copy(update={"history": "transformer"})
+    return first, resolve(config.model_copy(update={"model": other}), dataset, parts)
+
+
 def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     """Replace each ``auto`` by what the data asks for; the run's config.yaml shows it.
 
@@ -52,6 +70,9 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     history = model.history
     if history == "auto":
         history = "none" if from_labels else "mean"
+    history_dropout = model.history_dropout
+    if history_dropout == "auto":
+        history_dropout = 0.0 if history == "transformer" else 0.5
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
         user_ids = history == "none" and (often or not has_user_features)
@@ -67,7 +88,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     item_bias = model.item_bias and bool(item_ids) and loss != "triplet"
     rate, embedding_rate = training.learning_rate, training.embedding_learning_rate
     if rate == "auto":
-        rate = 2e-4 if loss == "softmax" else 1e-3
+        beside_ids = loss == "softmax" and history != "transformer"
+        rate = 2e-4 if beside_ids else 1e-3
     if embedding_rate == "auto":
         embedding_rate = 3e-3 if loss == "softmax" else 10 * rate
     temperature = model.temperature
@@ -93,6 +115,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
             "model": model.model_copy(
                 update={
                     "history": history,
+                    "history_dropout": history_dropout,
                     "temperature": temperature,
                     "user_ids": user_ids,
                     "item_ids": item_ids,

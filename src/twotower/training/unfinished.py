@@ -45,15 +45,15 @@ def finished_name(work: Path) -> str:
     return work.name.removeprefix(_PREFIX)
 
 
-def identity(dataset: Dataset, config: Config) -> str:
+def identity(dataset: Dataset, *configs: Config) -> str:
     """What makes two trainings the same one: the data, how it is cut, and the settings.
 
     Args:
-        config: with nothing left on "auto".
+        configs: those to choose from, with nothing left on "auto".
     """
-    data = config.data
+    data = configs[0].data
     cut = (data.split, data.test_fraction, data.val_fraction)
-    settings = repr((config.model, config.training, cut))
+    settings = repr(([(each.model, each.training) for each in configs], cut))
     return hashlib.sha256((settings + digest(dataset)).encode()).hexdigest()
 
 

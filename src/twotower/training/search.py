@@ -1,0 +1,83 @@
+"""Settings that the data alone can not choose -> the ones that validation chose, and towers.
+
+Each contender trains for a few epochs; the one that is best by then goes on, as if it had
+been alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from twotower.config import Config
+from twotower.data.interactions import Interactions
+from twotower.data.tables import Dataset
+from twotower.training.learn import Learned, Validate, is_better, learn
+from twotower.watch import Watch
+
+# Enough to tell kinds of history apart, which differ by far where they differ.
+_EPOCHS = 3
+
+
+def search(
+    dataset: Dataset,
+    train: Interactions,
+    contenders: Sequence[Config],
+    validate: Validate,
+    *,
+    work: Path,
+    identity: str,
+    resume: bool,
+    watch: Watch,
+) -> tuple[Config, Learned]:
+    """Train on the best of several settings, which differ in ``model.history``.
+
+    Args:
+        validate: what to measure after an epoch.
+        work: where checkpoints are kept.
+        identity: what is trained on what.
+        resume: whether to go on from checkpoints there.
+
+    Returns:
+        The settings, and the towers of the best epoch.
+    """
+    metric = f"val_{contenders[0].training.early_stopping_metric}"
+
+    def trained(config: Config, epochs: int, *, resume: bool) -> Learned:
+        kind = config.model.history
+        training = config.training.model_copy(update={"epochs": epochs})
+        return learn(
+            dataset,
+            train,
+            config.model_copy(update={"training": training}),
+            validate,
+            metric=metric,
+            checkpoint=work / f"search-{kind}.safetensors",
+            identity=f"{identity} {kind}",
+            resume=resume,
+            watch=watch,
+        )
+
+    config, *others = contenders
+    if not others:
+        return config, trained(config, config.training.epochs, resume=resume)
+    found: list[tuple[float, Config, Learned]] = []
+    for each in contenders:
+        watch.note(f"model.history {each.model.history!r} is tried")
+        epochs = min(_EPOCHS, each.training.epochs)
+        learned = trained(each, epochs, resume=resume)
+        value = learned.progress.best_value(metric)
+        assert value is not None
+        found.append((value, each, learned))
+        if learned.progress.epoch < epochs:
+            # Interrupted: who was not tried is not asked any more.
+            break
+    best, config, learned = found[0]
+    for value, other, towers in found[1:]:
+        if is_better(value, best, metric):
+            best, config, learned = value, other, towers
+    scores = ", ".join(f"{each.model.history} {value:.4f}" for value, each, _ in found)
+    watch.note(f"{metric} after {_EPOCHS} epochs: {scores}; {config.model.history} it is")
+    if len(found) < len(contenders):
+        return config, learned
+    return config, trained(config, config.training.epochs, resume=True)

@@ -1,0 +1,136 @@
+"""Which kind of history validation chooses, and that the choice leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from twotower import pipeline
+from twotower.config import Config
+from twotower.evaluation.validation import validation
+from twotower.pipeline import Plan
+from twotower.training.learn import Learned
+from twotower.training.loop import Progress
+from twotower.training.search import search
+from twotower.watch import Watch
+from worlds import settings, shop
+
+USERS, ITEMS, STEPS = 150, 30, 9
+
+
+def walks(*, in_order: bool = True) -> dict[str, Any]:
+    """Everybody goes from item n to n + 1, from somewhere; or has been there in any order."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(USERS):
+        items = (rng.integers(ITEMS) + np.arange(STEPS)) % ITEMS
+        rows += [(user, item) for item in (items if in_order else rng.permutation(items))]
+    users, items = np.array(rows).T
+    return {"interactions": {"user_id": users, "item_id": items}}
+
+
+def plan(world: dict[str, Any], split: str = "leave_last", **sections: Any) -> Plan:
+    sections = {"data": {"split": split}, "training": {"epochs": 6}, **sections}
+    return pipeline.plan(world, settings(**sections), Watch())
+
+
+class Told(Watch):
+    """Keeps what it is told, and interrupts after an epoch if asked."""
+
+    def __init__(self, interrupt_after: int | None = None) -> None:
+        self.epochs, self.interrupt_after = 0, interrupt_after
+        self.notes: list[str] = []
+
+    def epoch(self, progress: Progress, metric: str) -> None:
+        self.epochs += 1
+        if self.epochs == self.interrupt_after:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def found(
+    planned: Plan, work: Path, *, resume: bool = False, watch: Watch | None = None
+) -> tuple[Config, Learned]:
+    return search(
+        planned.dataset,
+        planned.parts.train,
+        planned.contenders,
+        validation(planned.parts, planned.contenders[0]),
+        work=work,
+        identity="x",
+        resume=resume,
+        watch=watch or Watch(),
+    )
+
+
+def same(one: Learned, other: Learned) -> bool:
+    first, second = one.model.state_dict(), other.model.state_dict()
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def kinds(planned: Plan) -> list[str]:
+    return [config.model.history for config in planned.contenders]
+
+
+def test_a_transformer_is_tried_where_what_comes_next_is_asked_for() -> None:
+    assert kinds(plan(walks())) == ["mean", "transformer"]
+    assert kinds(plan(shop(), "time")) == ["mean", "transformer"]
+    assert kinds(plan(walks(), "random_per_user")) == ["mean"]
+    assert kinds(plan(walks(), model={"history": "mean"})) == ["mean"]
+    assert kinds(plan(walks(), training={"loss": "bpr"})) == ["mean"]
+
+
+def test_where_the_order_says_what_comes_next_it_is_read_in_order(tmp_path: Path) -> None:
+    told = Told()
+    config, learned = found(plan(walks()), tmp_path, watch=told)
+    assert config.model.history == "transformer"
+    ndcg = learned.progress.best_value("val_ndcg")
+    assert ndcg is not None
+    assert ndcg > 0.9
+    assert any("transformer it is" in note for note in told.notes)
+
+
+def test_where_it_says_nothing_it_is_not(tmp_path: Path) -> None:
+    config, _ = found(plan(walks(in_order=False)), tmp_path)
+    assert config.model.history == "mean"
+
+
+def test_what_was_chosen_is_as_if_it_had_been_asked_for(tmp_path: Path) -> None:
+    _, chosen = found(plan(walks()), tmp_path)
+    _, alone = found(plan(walks(), model={"history": "transformer"}), tmp_path)
+    assert same(chosen, alone)
+    assert chosen.progress.history == alone.progress.history
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 5, 8])
+def test_a_search_that_was_killed_goes_on_as_if_it_never_was(
+    epoch: int, tmp_path: Path
+) -> None:
+    class Killing(Told):
+        def epoch(self, progress: Progress, metric: str) -> None:
+            super().epoch(progress, metric)
+            if self.epochs == epoch:
+                raise SystemExit
+
+    planned = plan(walks())
+    with pytest.raises(SystemExit):
+        found(planned, tmp_path, watch=Killing())
+    _, resumed = found(planned, tmp_path, resume=True)
+    (tmp_path / "other").mkdir()
+    _, whole = found(planned, tmp_path / "other")
+    assert same(resumed, whole)
+
+
+def test_an_interrupted_search_keeps_the_best_so_far(tmp_path: Path) -> None:
+    told = Told(interrupt_after=2)
+    config, learned = found(plan(walks()), tmp_path, watch=told)
+    assert config.model.history == "mean"
+    assert learned.progress.epoch == 2
+    assert told.epochs == 2
