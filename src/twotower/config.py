@@ -153,7 +153,7 @@ class TrainingConfig(Section):
     optimizer: Literal["adam", "adamw"] = Field("adam", description="of the dense layers")
     epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(200, description="at most")
     early_stopping_patience: Annotated[int, Field(ge=1)] = Field(
-        10, description="epochs without a better validation value before it stops"
+        5, description="epochs without a better validation value before it stops"
     )
     refit: bool = Field(
         True,

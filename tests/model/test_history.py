@@ -89,9 +89,10 @@ def test_pooling_is_a_loop_over_users_and_their_items_and_so_are_its_gradients(
     of_items, history = embeddings(seed), pooled(kind)
     made = history(packed(lists, of_items))
     expected = looped(lists, of_items, weights_of(history, of_items, lists))
-    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
     learned = (of_items, *history.parameters())
-    torch.testing.assert_close(gradients(made, *learned), gradients(expected, *learned))
+    got, wanted = gradients(made, *learned), gradients(expected, *learned)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
 
 
 @kinds

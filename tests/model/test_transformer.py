@@ -69,6 +69,7 @@ def test_the_order_of_the_items_matters() -> None:
 
 def test_an_item_without_an_id_is_read_by_its_embedding_alone() -> None:
     model, history = learned(), packed([[1, 2, 3]])
+    assert model.id_table is not None
     nameless = PackedHistory(
         history.items, history.offsets, history.embeddings, torch.zeros_like(history.ids)
     )

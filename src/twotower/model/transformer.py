@@ -29,18 +29,20 @@ class TransformerHistory(nn.Module):
 
     Args:
         dim: length of an embedding, D.
-        num_ids: items that may have an id of their own.
+        num_ids: items that may have an id of their own; None for no table of them.
         layers: blocks of attention and feed-forward layer.
         dropout: share of units dropped in training.
         sparse: whether the table's gradients hold only the rows of the batch.
     """
 
     def __init__(
-        self, dim: int, num_ids: int, *, layers: int, dropout: float, sparse: bool
+        self, dim: int, num_ids: int | None, *, layers: int, dropout: float, sparse: bool
     ) -> None:
         super().__init__()
-        self.id_table = nn.Embedding(num_ids + 1, dim, sparse=sparse)
-        nn.init.zeros_(self.id_table.weight)
+        self.id_table = None
+        if num_ids is not None:
+            self.id_table = nn.Embedding(num_ids + 1, dim, sparse=sparse)
+            nn.init.zeros_(self.id_table.weight)
         self.beginning = nn.Parameter(torch.zeros(dim))
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(_Block(dim, self.dropout) for _ in range(layers))
@@ -66,7 +68,8 @@ class TransformerHistory(nn.Module):
         owners, device = history.owners(), history.items.device
         users = len(history.offsets) - 1
         items = history.embeddings.index_select(0, history.items)
-        items = items + self.id_table(history.ids.index_select(0, history.items))
+        if self.id_table is not None:
+            items = items + self.id_table(history.ids.index_select(0, history.items))
         offsets = history.offsets + torch.arange(users + 1, device=device)
         source = torch.full((len(items) + users,), len(items), device=device)
         source[torch.arange(len(items), device=device) + owners + 1] = torch.arange(

@@ -66,7 +66,7 @@ class TwoTower(nn.Module):
         self.normalize = config.normalize
         self.user_features = FeatureLayer(user_shape, config, ids=user_ids, sparse=sparse)
         self.item_features = FeatureLayer(item_shape, config, ids=item_ids, sparse=sparse)
-        self.history = _history(config, item_shape, sparse=sparse)
+        self.history = _history(config, item_shape.num_ids if item_ids else None, sparse=sparse)
         self.user_tower = _tower(
             self.user_features,
             config.user_hidden_dims,
@@ -206,14 +206,14 @@ class TwoTower(nn.Module):
 
 
 def _history(
-    config: ModelConfig, item_shape: FeatureShape, *, sparse: bool
+    config: ModelConfig, num_ids: int | None, *, sparse: bool
 ) -> PooledHistory | TransformerHistory | None:
     if config.history == "none":
         return None
     if config.history == "transformer":
         return TransformerHistory(
             config.embedding_dim,
-            item_shape.num_ids,
+            num_ids,
             layers=config.history_layers,
             dropout=config.dropout,
             sparse=sparse,

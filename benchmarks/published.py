@@ -1,0 +1,236 @@
+"""The published protocols: our default settings beside the figures of the papers.
+
+Settings and the number of epochs are chosen on a validation part of train, then all of train
+is learned; test is looked at once. Figures are those of the protocol, computed here from the
+recommender's vectors: candidates, cutoffs and ties are the protocol's and not the package's.
+
+    TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from twotower import Recommender, fit, parse_config
+
+Tables = dict[str, Any]
+Scores = Mapping[str, float]
+
+
+def ranked(
+    recommender: Recommender,
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    k: int,
+    *,
+    masked: bool = True,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """For each test user the hits among the first k, and how many there were to find.
+
+    Candidates are the items of train, less the user's own in train where ``masked``.
+    """
+    wanted = test.groupby("user_id")["item_id"].agg(set)
+    known = train.groupby("user_id")["item_id"].agg(list)
+    is_met = torch.zeros(len(recommender.items) + 1, dtype=torch.bool)
+    is_met[torch.from_numpy(recommender.items.rows(train["item_id"].unique().tolist()))] = True
+    hits, sizes = [], []
+    for start in range(0, len(wanted), 1024):
+        users = wanted.index[start : start + 1024].tolist()
+        vectors = recommender.user_vectors[torch.from_numpy(recommender.users.rows(users))]
+        scores = vectors @ recommender.item_vectors.T
+        scores[:, ~is_met] = -torch.inf
+        for place, user in enumerate(users):
+            if masked and user in known.index:
+                own = recommender.items.rows(known[user])
+                scores[place, torch.from_numpy(own)] = -torch.inf
+        best = recommender.items.of(scores.topk(k).indices.numpy().ravel()).reshape(-1, k)
+        for user, items in zip(users, best, strict=True):
+            hits.append(np.array([item in wanted[user] for item in items.tolist()]))
+            sizes.append(len(wanted[user]))
+    return hits, np.array(sizes)
+
+
+def ndcg(hits: list[np.ndarray], sizes: np.ndarray) -> float:
+    """Binary NDCG; the ideal list has all there is to find, as far as it is long enough."""
+    found, k = np.array(hits), len(hits[0])
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(sizes, k)]
+    return float((found @ discount / ideal).mean())
+
+
+def recall(hits: list[np.ndarray], sizes: np.ndarray) -> float:
+    return float((np.array(hits).sum(1) / sizes).mean())
+
+
+def mean_precision(hits: list[np.ndarray], sizes: np.ndarray) -> float:
+    """MAP as the recommenders repository has it: over all there is to find."""
+    found = np.array(hits)
+    precision = np.cumsum(found, 1) / np.arange(1, found.shape[1] + 1)
+    return float(((precision * found).sum(1) / sizes).mean())
+
+
+def ml_100k(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+    """75/25 an item, as Microsoft's recommenders repository cuts it; all ratings count."""
+    rows = pd.read_parquet(folder / "ml-100k" / "interactions.parquet")
+    assert len(rows) == 100_000
+    np.random.seed(42)
+    rows["draw"] = [np.random.uniform() for _ in range(len(rows))]
+    rows = rows.sort_values(["item_id", "draw"])
+    place = rows.groupby("item_id").cumcount() + 1
+    count = rows.groupby("item_id")["item_id"].transform("size")
+    is_train = place <= (0.75 * count).round()
+    pairs = rows[["user_id", "item_id"]]
+    train, test = pairs[is_train], pairs[~is_train]
+    assert (len(train), len(test)) == (75_066, 24_934)
+
+    def measure(recommender: Recommender) -> Scores:
+        found = ranked(recommender, train, test, 10)
+        hits, _ = found
+        return {
+            "MAP": mean_precision(*found),
+            "nDCG@10": ndcg(*found),
+            "P@10": float(np.array(hits).mean()),
+            "R@10": recall(*found),
+        }
+
+    sides = {
+        side: pd.read_parquet(folder / "ml-100k" / f"{side}.parquet")
+        for side in ("users", "items")
+    }
+    return {**sides, "train": train, "test": test}, measure
+
+
+def ncf_ml_1m(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+    """Leave one out with 99 sampled negatives (He et al., WWW 2017)."""
+    train = pd.read_parquet(folder / "ncf-ml-1m" / "train.parquet")[["user_id", "item_id"]]
+    test = pd.read_parquet(folder / "ncf-ml-1m" / "test.parquet")
+    assert (len(train), len(test)) == (994_169, 6_040)
+
+    def measure(recommender: Recommender) -> Scores:
+        users = torch.from_numpy(recommender.users.rows(test["user_id"].tolist()))
+        own = torch.from_numpy(recommender.items.rows(test["item_id"].tolist()))
+        flat = np.concatenate(test["negatives"].to_list()).tolist()
+        others = torch.from_numpy(recommender.items.rows(flat)).view(len(test), 99)
+        vectors = recommender.user_vectors[users]
+        item = recommender.item_vectors
+        positive = (vectors * item[own]).sum(1, keepdim=True)
+        negative = torch.einsum("ud,und->un", vectors, item[others])
+        # The positive itself among its negatives is no rival; else a tie counts against us.
+        is_rival = (negative >= positive) & (others != own[:, None])
+        rank = is_rival.sum(1).numpy()
+        gain = np.where(rank < 10, 1 / np.log2(rank + 2), 0.0)
+        return {"HR@10": float((rank < 10).mean()), "NDCG@10": float(gain.mean())}
+
+    return {"train": train, "test": test[["user_id", "item_id"]]}, measure
+
+
+def light_gcn(name: str, rows: tuple[int, int, int]) -> Any:
+    """The splits of LightGCN (He et al., SIGIR 2020); validation as LightGCN++ cuts it."""
+
+    def job(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+        train, test, val = (
+            pd.read_parquet(folder / name / f"{part}.parquet")[["user_id", "item_id"]]
+            for part in ("train", "test", "lightgcnpp_valid")
+        )
+        assert (len(train), len(test), len(val)) == rows
+        both = train.merge(val.drop_duplicates(), how="left", indicator=True)
+        kept = both.loc[both["_merge"] == "left_only", ["user_id", "item_id"]]
+
+        def measure(recommender: Recommender) -> Scores:
+            found = ranked(recommender, train, test, 20)
+            return {"R@20": recall(*found), "NDCG@20": ndcg(*found)}
+
+        return {"train": kept, "val": val, "test": test}, measure
+
+    return job
+
+
+def beauty(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+    """Each user's last item is test, the one before validation; nothing is masked."""
+    rows = pd.read_parquet(folder / "amazon-beauty" / "interactions.parquet")
+    assert len(rows) == 198_502
+    from_end = rows.groupby("user_id")["pos"].rank(ascending=False)
+    pairs = rows.sort_values(["user_id", "pos"])[["user_id", "item_id"]]
+    train, test = pairs[from_end > 1], pairs[from_end == 1]
+
+    def measure(recommender: Recommender) -> Scores:
+        found = ranked(recommender, train, test, 10, masked=False)
+        return {"R@10": recall(*found), "NDCG@10": ndcg(*found)}
+
+    return {"interactions": pairs}, measure
+
+
+@dataclass(frozen=True)
+class Job:
+    """A table of published figures.
+
+    Attributes:
+        tables: makes the tables to learn from and what measures a recommender.
+        settings: what the protocol asks for; all else is untouched.
+    """
+
+    tables: Callable[[Path], tuple[Tables, Callable[[Recommender], Scores]]]
+    settings: Mapping[str, Any]
+
+
+GIVEN = {"data": {"split": "given"}}
+D64 = {"model": {"embedding_dim": 64}, **GIVEN}
+JOBS: Mapping[str, Job] = {
+    "ml-100k-75-25": Job(ml_100k, GIVEN),
+    "ml-1m-ncf": Job(ncf_ml_1m, GIVEN),
+    "gowalla": Job(light_gcn("gowalla", (810_128, 217_242, 91_047)), D64),
+    "yelp2018": Job(light_gcn("yelp2018", (1_237_259, 324_147, 143_751)), D64),
+    "amazon-beauty": Job(beauty, {"data": {"split": "leave_last"}}),
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("names", nargs="*", default=list(JOBS))
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[42])
+    given = arguments.parse_args()
+    folder = os.environ.get("TWOTOWER_DATA")
+    if folder is None:
+        raise SystemExit("set TWOTOWER_DATA to a folder of data sets (`twotower download`)")
+    quick = {"evaluation": {"baselines": ["popularity"], "bootstrap": 10}}
+    print("| table | seed | figures on test | epochs | training s |\n|---|--:|---|--:|--:|")
+    for name in given.names:
+        tables, measure = JOBS[name].tables(Path(folder))
+        found: dict[str, list[float]] = {}
+        for seed in given.seeds:
+            config = parse_config({**JOBS[name].settings, "training": {"seed": seed}, **quick})
+            started = time.perf_counter()
+            recommender = fit(tables, config)
+            seconds = time.perf_counter() - started
+            for metric, value in measure(recommender).items():
+                found.setdefault(metric, []).append(value)
+            figures = ", ".join(
+                f"{metric} {values[-1]:.4f}" for metric, values in found.items()
+            )
+            epochs = recommender.metrics["best_epoch"]
+            print(f"| {name} | {seed} | {figures} | {epochs} | {seconds:.0f} |", flush=True)
+        if len(given.seeds) > 1:
+            print(f"| {name} | all | {', '.join(map(interval, found.items()))} | | |")
+
+
+def interval(metric: tuple[str, list[float]]) -> str:
+    """The mean over seeds and its 95 % interval (Student's t)."""
+    name, values = metric
+    # Of 1 to 9 degrees of freedom.
+    t = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)[min(len(values), 10) - 2]
+    half = t * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{name} {np.mean(values):.4f} ± {half:.4f}"
+
+
+if __name__ == "__main__":
+    main()
