@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,37 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from twotower.evaluation.rankers import IN_WORDS
-from twotower.evaluation.verdict import outcome
+from twotower.evaluation.verdict import Outcome
+from twotower.evaluation.words import (
+    FEWEST_USERS,
+    NAMES,
+    VERBS,
+    against_each,
+    best_first,
+    costs,
+    for_whom,
+    main_metrics,
+    num_users,
+)
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
+from twotower.retrieval.words import describe
 
-# A comparison over fewer users than this is not worth a sentence.
-_FEWEST_USERS = 20
-_NAMES = {"towers": "two towers", **IN_WORDS}
-# Of slices where the difference is no chance, so many are told.
-_MOST_SLICES = 4
+_STYLES: Mapping[Outcome, str] = {"win": "green", "loss": "red", "tie": "yellow"}
 
 
 def metrics(console: Console, measured: Mapping[str, Any]) -> None:
     """The screen that training and evaluation end with."""
     for group, summary in measured.get("ranking", {}).items():
-        users = measured["protocol"]["users"]
-        count = users["warm"] if group == "warm" else users["all"] - users["warm"]
-        if count < _FEWEST_USERS:
+        count = num_users(measured, group)
+        if count < FEWEST_USERS:
             console.print(f"test, {count} {group} users: too few to say", highlight=False)
             continue
         title = f"test, {count:,} {group} users"
-        console.print(_ranking_table(title, summary, _costs(measured)))
+        console.print(_ranking_table(title, summary, costs(measured)))
         console.print(_against_each(summary), highlight=False)
-    for line in _for_whom(measured):
-        console.print(line, highlight=False)
+    for line in for_whom(measured):
+        console.print(escape(line), highlight=False)
     for warning in measured.get("warnings", []):
         said = f"[yellow]warning[/] {escape(warning)}"
         console.print(said, highlight=False, soft_wrap=True)
@@ -44,20 +49,11 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
         console.print(_labels_table(measured))
 
 
-def _costs(measured: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds that each took, tuning included; those of the towers only after training."""
-    costs = {
-        name: settings["seconds"] + settings.get("tuning_seconds", 0.0)
-        for name, settings in measured.get("baselines", {}).items()
-    }
-    if "train_seconds" in measured:
-        costs["towers"] = measured["train_seconds"]
-    return costs
-
-
-def _ranking_table(title: str, summary: Mapping[str, Any], costs: Mapping[str, float]) -> Table:
+def _ranking_table(
+    title: str, summary: Mapping[str, Any], seconds: Mapping[str, float]
+) -> Table:
     """The towers first, then the baselines, best first."""
-    names = _chosen(summary["towers"])
+    names = main_metrics(summary)
     table = Table(
         title=title,
         title_justify="left",
@@ -67,19 +63,12 @@ def _ranking_table(title: str, summary: Mapping[str, Any], costs: Mapping[str, f
     for name in [*names, f"towers less these, {names[0]}", "seconds"]:
         table.add_column(name, justify="right")
     differences = summary["difference"]
-    by_score = sorted(differences, key=lambda who: -summary[who][names[0]]["mean"])
-    for who in ["towers", *by_score]:
+    for who in ["towers", *best_first(summary, names[0])]:
         cells = [_interval(summary[who][name]) for name in names]
         less = "" if who == "towers" else _interval(differences[who][names[0]], sign="+")
-        seconds = f"{costs[who]:,.1f}" if who in costs else ""
-        table.add_row(_NAMES[who], *cells, less, seconds)
+        took = f"{seconds[who]:,.1f}" if who in seconds else ""
+        table.add_row(NAMES[who], *cells, less, took)
     return table
-
-
-def _chosen(values: Mapping[str, Any]) -> list[str]:
-    """The metrics that say most, at the lengths that were measured."""
-    ks = sorted({int(name.split("@")[1]) for name in values})
-    return [f"ndcg@{ks[0]}", f"recall@{ks[min(1, len(ks) - 1)]}"]
 
 
 def _interval(value: Mapping[str, float], sign: str = "") -> str:
@@ -87,43 +76,13 @@ def _interval(value: Mapping[str, float], sign: str = "") -> str:
     return f"[bold]{value['mean']:{sign}.4f}[/]\n[dim]{low} {high}[/]"
 
 
-_WORDS = {"win": "[green]beat[/]", "loss": "[red]lose to[/]", "tie": "[yellow]tie with[/]"}
-
-
 def _against_each(summary: Mapping[str, Any]) -> str:
-    """Whom the towers beat, lose to and tie with, and by how much of the best baseline."""
-    metric = _chosen(summary["towers"])[0]
-    differences = summary["difference"]
-    if not differences:
-        return ""
-    said: dict[str, list[str]] = {"loss": [], "tie": [], "win": []}
-    for name in sorted(differences, key=lambda who: -summary[who][metric]["mean"]):
-        theirs = summary[name][metric]["mean"]
-        # Of nearly nothing any share is enormous.
-        share = f" ({differences[name][metric]['mean'] / theirs:+.1%})" if theirs > 0.01 else ""
-        said[outcome(differences[name][metric])].append(f"{_NAMES[name]}{share}")
-    parts = [f"{_WORDS[each]} {', '.join(names)}" for each, names in said.items() if names]
-    return f"By {metric}, the towers {'; '.join(parts)}."
-
-
-def _for_whom(measured: Mapping[str, Any]) -> Iterator[str]:
-    """The slices where the towers and the best baseline differ most, if not by chance."""
-    parts = measured.get("slices", [])
-    if not parts:
-        return
-    name = _NAMES[measured["verdict"]["best_baseline"]]
-    for word, wanted in (("better", "win"), ("worse", "loss")):
-        told = [part for part in parts if outcome(part["difference"]) == wanted]
-        told.sort(key=lambda part: -abs(part["difference"]["mean"]))
-        if told:
-            each = [
-                f"{part['slice']} ({part['towers']:.3f} for {part['baseline']:.3f})"
-                for part in told[:_MOST_SLICES]
-            ]
-            more = f" and {len(told) - len(each)} more" if len(told) > len(each) else ""
-            yield escape(
-                f"Of {len(parts)} slices, {word} than {name} for: {'; '.join(each)}{more}."
-            )
+    """Whom the towers lose to, tie with and beat, as one sentence."""
+    parts = [
+        f"[{_STYLES[each]}]{VERBS[each]}[/] {', '.join(names)}"
+        for each, names in against_each(summary).items()
+    ]
+    return f"By {main_metrics(summary)[0]}, the towers {'; '.join(parts)}." if parts else ""
 
 
 def _labels_table(measured: Mapping[str, Any]) -> Table:
@@ -178,31 +137,6 @@ def evidence(console: Console, recommender: Recommender, user: Any) -> None:
         console.print(f"  liked {escape(str(item))}  {escape(text)}", highlight=False)
 
 
-def describe(values: Mapping[str, np.ndarray], row: int, *, parts: int = 4) -> str:
-    """A row in a few words: texts and categories first, then what is yes, then numbers."""
-    words, numbers = [], []
-    if row == 0:
-        return ""
-    for name, column in values.items():
-        value = column[row - 1]
-        if column.ndim > 1 or value is None:
-            continue
-        if isinstance(value, list):
-            words += [", ".join(map(str, value[:4]))] if value else []
-        elif isinstance(value, str):
-            words.append(value if len(value) < 40 else value[:37] + "...")
-        elif value == 1.0 and _is_yes_no(column):
-            words.append(name)
-        elif not math.isnan(value) and not _is_yes_no(column):
-            numbers.append(f"{name} {value:.4g}")
-    return " · ".join((words + numbers)[:parts])
-
-
-def _is_yes_no(column: np.ndarray) -> bool:
-    there = column[~np.isnan(column)]
-    return bool(np.isin(there[:1000], (0.0, 1.0)).all())
-
-
 def run_table(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
     """Runs beside each other."""
     table = Table(title="runs", title_justify="left")
@@ -227,7 +161,7 @@ def run_table(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
             escape(str(directory)),
             str(measured.get("loss", "")),
             _interval(ours) if ours else "",
-            f"{best[0]:.4f} {_NAMES.get(best[1], best[1])}" if best else "",
+            f"{best[0]:.4f} {NAMES.get(best[1], best[1])}" if best else "",
             f"{auc:.4f}" if auc is not None else "",
             f"{measured.get('train_seconds', 0):.1f}",
         )
