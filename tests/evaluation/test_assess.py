@@ -121,11 +121,13 @@ def test_an_item_met_before_is_not_to_be_found_again() -> None:
     assert report["ranking"] == measured().recommender.metrics["ranking"]
 
 
-def test_warm_and_cold_users_are_counted() -> None:
+def test_warm_and_cold_users_are_counted_and_so_are_the_rows_of_each_part() -> None:
     report = measured().recommender.metrics
+    parts = {name: len(measured().tables[name]["user_id"]) for name in ("train", "val", "test")}
     assert report["protocol"] == {
         "split": "given",
         "k": [5, 10],
+        "interactions": parts,
         "users": {"warm": NUM_USERS - len(COLD), "all": NUM_USERS},
     }
 

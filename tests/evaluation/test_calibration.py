@@ -13,7 +13,8 @@ from scipy.optimize import minimize
 
 from twotower.data.synthetic import GENRES
 from twotower.data.tables import read
-from twotower.evaluation.calibration import fit_line
+from twotower.evaluation.calibration import fit_line, reliability
+from twotower.evaluation.metrics import calibration_error
 from twotower.retrieval.recommender import Recommender
 
 
@@ -113,3 +114,31 @@ def test_in_the_labs_world_an_affinity_is_near_the_share_that_is_liked(
     for rows in (is_match, ~is_match):
         assert affinities[rows].mean() == pytest.approx(test.labels[rows].mean(), abs=0.08)
     assert affinities.mean() == pytest.approx(test.labels.mean(), abs=0.04)
+
+
+@given(st.data())
+def test_bins_of_reliability_are_those_of_the_calibration_error(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 40))
+    # Few distinct chances, so that there are ties across bins.
+    chance = data.draw(
+        arrays(np.float64, size, elements=st.integers(0, 8).map(lambda n: n / 8))
+    )
+    is_liked = data.draw(arrays(np.bool_, size))
+    found = reliability(is_liked, chance)
+    distance = sum(each["rows"] * abs(each["chance"] - each["share"]) for each in found) / size
+    assert distance == pytest.approx(calibration_error(is_liked, chance))
+    assert sum(each["rows"] for each in found) == size
+    assert [each["chance"] for each in found] == sorted(each["chance"] for each in found)
+    for each in found:
+        assert 0 <= each["low"] <= each["share"] + 1e-12
+        assert each["share"] - 1e-12 <= each["high"] <= 1 + 1e-12
+
+
+def test_the_interval_of_a_share_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = []
+    for truth in rng.uniform(0.02, 0.98, 2000):
+        liked = rng.random(50) < truth
+        [found] = reliability(liked, np.full(50, 0.5), num_bins=1)
+        held.append(found["low"] <= truth <= found["high"])
+    assert np.mean(held) == pytest.approx(0.95, abs=0.015)

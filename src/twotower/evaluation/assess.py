@@ -16,7 +16,10 @@ from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
 from twotower.evaluation.alarms import alarms
+from twotower.evaluation.calibration import reliability
+from twotower.evaluation.examples import examples
 from twotower.evaluation.opponents import opponents
+from twotower.evaluation.popularity import popularity
 from twotower.evaluation.rankers import Ranker
 from twotower.evaluation.verdict import by_slices, verdict
 from twotower.retrieval.recommender import Recommender
@@ -37,7 +40,15 @@ def assess(
         "test_loss": None,
         "test_accuracy": None,
         "test_auc": None,
-        "protocol": {"split": parts.name, "k": list(config.evaluation.k)},
+        "protocol": {
+            "split": parts.name,
+            "k": list(config.evaluation.k),
+            "interactions": {
+                name: len(part)
+                for name in ("train", "val", "test")
+                if (part := getattr(parts, name)) is not None
+            },
+        },
     }
     if parts.test is None:
         return report
@@ -105,10 +116,15 @@ def assess(
         dataset=dataset,
         parts=parts,
     )
+    first = {name: found[:, :_K] for name, found in lists.items()}
     report["beyond_accuracy"] = {
-        name: ev.beyond_accuracy(found[:, :_K], held, seen, num_items)
-        for name, found in lists.items()
+        name: ev.beyond_accuracy(found, held, seen, num_items) for name, found in first.items()
     }
+    report["popularity"] = popularity(first, held, seen, num_items)
+    liked = histories(known.positives(), num_users=num_users)
+    report["examples"] = examples(
+        first["towers"], held, liked, dataset, seed=config.training.seed
+    )
     return report
 
 
@@ -188,7 +204,8 @@ def _labels(
     user_rows = torch.from_numpy(test.user_rows.astype(np.int64))
     item_rows = torch.from_numpy(test.item_rows.astype(np.int64))
     scores = (users[user_rows] * items[item_rows]).sum(1).numpy()
-    measured = ev.label_metrics(test.labels, recommender.affinity(scores))
+    chance = recommender.affinity(scores)
+    measured = ev.label_metrics(test.labels, chance)
     if not measured:
         return {}
     return {
@@ -197,4 +214,5 @@ def _labels(
         "test_auc": measured["auc"],
         "test_log_loss": measured["log_loss"],
         "test_calibration_error": measured["calibration_error"],
+        "reliability": reliability(test.labels > 0.5, chance),
     }

@@ -1,9 +1,15 @@
-"""Scores -> chances: a line in log-odds (Platt scaling), fitted on validation."""
+"""Scores -> chances: a line in log-odds (Platt scaling), fitted on validation.
+
+And whether chances come true.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+
+# Of a normal distribution 95 % are this many deviations from its mean.
+_Z = 1.96
 
 
 def fit_line(
@@ -41,3 +47,43 @@ def fit_line(
         weights = np.array([1e-6, np.log(mean / (1 - mean))])
     slope = float(weights[0]) / spread
     return slope, float(weights[1]) - slope * center
+
+
+def reliability(
+    is_liked: Bool[np.ndarray, " N"], chance: Float[np.ndarray, " N"], *, num_bins: int = 10
+) -> list[dict[str, float]]:
+    """What was promised and what came true, in bins of equal size in order of chance.
+
+    The bins are those of ``metrics.calibration_error``, which is the mean distance between
+    ``chance`` and ``share`` over rows.
+
+    Returns:
+        Of each bin the mean ``chance``, the ``share`` that was liked with its 95 % interval
+        from ``low`` to ``high`` (Wilson 1927), and its ``rows``; the least chance first.
+
+    >>> [found] = reliability(np.array([True, False]), np.array([0.5, 0.5]), num_bins=1)
+    >>> found["share"], round(found["low"], 2), round(found["high"], 2)
+    (0.5, 0.09, 0.91)
+    """
+    distinct, group, size = np.unique(
+        chance.astype(np.float64), return_inverse=True, return_counts=True
+    )
+    # Rows of equal chance share what came true, so that their order does not matter.
+    shares = np.repeat(np.bincount(group, is_liked) / size, size)
+    chances = np.repeat(distinct, size)
+    found = []
+    for rows in np.array_split(np.arange(len(chance)), min(num_bins, len(chance))):
+        share, count = float(shares[rows].mean()), len(rows)
+        middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+        reach = _Z * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+        reach /= 1 + _Z**2 / count
+        found.append(
+            {
+                "chance": float(chances[rows].mean()),
+                "share": share,
+                "low": float(middle - reach),
+                "high": float(middle + reach),
+                "rows": count,
+            }
+        )
+    return found

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 
 from twotower.data.entities import Entities
 from twotower.data.interactions import Histories
 from twotower.data.tables import Dataset
 from twotower.evaluation.evaluate import HeldOut
+from twotower.evaluation.popularity import GROUPS, popularity_groups
 
 # Fewer users than this tell nothing.
 FEWEST_USERS = 50
@@ -58,7 +59,8 @@ def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
     for name, is_in in groups.items():
         if FEWEST_USERS <= is_in.sum() < len(held):
             yield Slice(name, is_in, held.only(np.flatnonzero(is_in)))
-    is_head = _head(seen, len(dataset.items))
+    counts = np.bincount(seen.items, minlength=len(dataset.items) + 1)
+    is_head = popularity_groups(counts) == GROUPS.index("head")
     kinds = {"popular items": is_head, "items of the tail": ~is_head}
     for name, mask in _by_columns(dataset.items):
         kinds[f"items with {name}"] = mask
@@ -71,16 +73,6 @@ def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
 
 def _only_items(held: HeldOut, part: Bool[np.ndarray, " P"]) -> HeldOut:
     return replace(held, items=held.items[part], owners=held.owners[part])
-
-
-def _head(seen: Histories, num_items: int) -> Bool[np.ndarray, " I"]:
-    """The most popular items, which together have half of all interactions."""
-    counts = np.bincount(seen.items, minlength=num_items + 1)
-    order: Int64[np.ndarray, " I"] = np.argsort(-counts, kind="stable")
-    before = np.cumsum(counts[order]) - counts[order]
-    is_head = np.zeros(num_items + 1, bool)
-    is_head[order[before < counts.sum() / 2]] = True
-    return is_head
 
 
 def _by_columns(entities: Entities) -> Iterator[tuple[str, Bool[np.ndarray, " R"]]]:
