@@ -21,6 +21,7 @@ ROOMS = [
     "watch",
     "training",
     "evaluation",
+    "report",
     "runs",
     "pipeline",
     "terminal",
@@ -69,7 +70,7 @@ def test_the_public_names_are_these_and_each_can_be_had() -> None:
         *("Config", "Dataset", "Recommendations", "Recommender", "TwoTowerModel"),
         *("ConfigError", "DataError", "RequestError", "RunError", "TwoTowerError"),
         *("evaluate", "fit", "load", "parse_config", "read", "read_config", "save", "train"),
-        "__version__",
+        *("write_report", "__version__"),
     }
     assert all(getattr(twotower, name) is not None for name in twotower.__all__)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twotower.pipeline import evaluate as evaluate
     from twotower.pipeline import fit as fit
     from twotower.pipeline import train as train
+    from twotower.report.page import write_report as write_report
     from twotower.retrieval.recommendations import Recommendations as Recommendations
     from twotower.retrieval.recommender import Recommender as Recommender
     from twotower.runs import load as load
@@ -45,6 +46,7 @@ _HOME = {
     "read_config": "twotower.config",
     "save": "twotower.runs",
     "train": "twotower.pipeline",
+    "write_report": "twotower.report.page",
 }
 __all__ = [*sorted(_HOME), "__version__"]
 

@@ -159,7 +159,7 @@ def train(
     strict: Strict = False,
 ) -> None:
     """Train two towers, measure them beside the baselines, and write a run."""
-    from twotower import pipeline
+    from twotower import pipeline, runs
     from twotower.config import Config, read_config
     from twotower.errors import ConfigError
     from twotower.terminal import show
@@ -186,7 +186,8 @@ def train(
     best = recommender.metrics["best_epoch"]
     out.print(
         f"{directory}  trained in {recommender.metrics['train_seconds']:.1f} s, "
-        + (f"best epoch {best}" if best else "no epoch was better than the start"),
+        + (f"best epoch {best}" if best else "no epoch was better than the start")
+        + (f"; see {runs.REPORT} there" if (directory / runs.REPORT).is_file() else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -214,6 +215,28 @@ def _judge(measured: Mapping[str, Any], strict: bool) -> None:
     if strict and not beats_all(measured):
         _say("strict", "the towers do not beat every baseline", "bold red")
         raise typer.Exit(1)
+
+
+@app.command(epilog=_example("report runs/20260131-120000-lab"))
+def report(
+    run: Run,
+    data: Annotated[
+        Path | None, typer.Option(help="Measure on this data; default: as training measured.")
+    ] = None,
+    into: Annotated[Path | None, typer.Option(help="The page; default: in the run.")] = None,
+) -> None:
+    """Write a run's page again, for a browser and offline: curves, verdict, map, examples."""
+    from twotower import pipeline, runs
+    from twotower.report.page import write_report
+    from twotower.terminal.progress import Bars
+
+    recommender = runs.load(run)
+    with Bars(err) as bars:
+        measured = pipeline.evaluate(recommender, data, watch=bars) if data else None
+        bars.stage("report")
+        path = write_report(recommender, into or run / runs.REPORT, measured=measured)
+    size = path.stat().st_size / 1e6
+    out.print(f"{path}  {size:.1f} MB, open it in a browser", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=_example("recommend runs/20260131-120000-lab 42 -k 10"))

@@ -9,8 +9,10 @@
       embeddings/*            ids (Parquet) and vectors (safetensors) of users and items
       interactions.safetensors  what each user met and liked
       manifest.json           format number, shapes, sha256 of every file and of itself
+      report.html             all of it for people, if it was drawn
 
-Nothing is pickled, so loading a run can not run code.
+Nothing is pickled, so loading a run can not run code. The report is not in the manifest: no
+program reads it, and it is made from the other files, whenever wanted again.
 """
 
 from __future__ import annotations
@@ -46,10 +48,16 @@ from twotower.retrieval.recommender import Recommender
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+REPORT = "report.html"
 
 
-def save(recommender: Recommender, directory: str | Path) -> Path:
+def save(
+    recommender: Recommender, directory: str | Path, *, report: bytes | None = None
+) -> Path:
     """Write a run; it appears under its name only when it is whole.
+
+    Args:
+        report: the page to put into it, if there is one.
 
     Raises:
         RunError: something is there already, or it can not be written.
@@ -60,7 +68,7 @@ def save(recommender: Recommender, directory: str | Path) -> Path:
     beside = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     try:
         beside.mkdir(parents=True)
-        _write(recommender, beside)
+        _write(recommender, beside, report)
         beside.rename(directory)
     except (OSError, SafetensorError, duckdb.Error, TwoTowerError) as error:
         raise RunError(
@@ -72,7 +80,7 @@ def save(recommender: Recommender, directory: str | Path) -> Path:
     return directory
 
 
-def _write(recommender: Recommender, place: Path) -> None:
+def _write(recommender: Recommender, place: Path, report: bytes | None) -> None:
     for part in ("encoders", "embeddings"):
         (place / part).mkdir()
     (place / "config.yaml").write_text(recommender.config.to_yaml(), encoding="utf-8")
@@ -116,7 +124,9 @@ def _write(recommender: Recommender, place: Path) -> None:
         "files": {path.relative_to(place).as_posix(): _sha256(path) for path in files},
     }
     _write_json(place / MANIFEST, {**manifest, "sha256": _digest(manifest)})
-    for path in (*files, place / MANIFEST):
+    if report is not None:
+        (place / REPORT).write_bytes(report)
+    for path in filter(Path.is_file, place.rglob("*")):
         with path.open("rb") as file:
             os.fsync(file.fileno())
 

@@ -25,7 +25,7 @@ from twotower.evaluation.words import (
 )
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
-from twotower.retrieval.words import describe
+from twotower.retrieval.words import items_in_words, users_in_words
 
 _STYLES: Mapping[Outcome, str] = {"win": "green", "loss": "red", "tie": "yellow"}
 
@@ -113,10 +113,10 @@ def recommendations(
         table.add_column("what it is")
         rows = recommender.items.rows([item for item, _ in pairs])
         chances = recommender.affinity(np.array([score for _, score in pairs]))
-        for rank, ((item, score), row) in enumerate(zip(pairs, rows, strict=True), 1):
-            about = escape(describe(recommender.item_values, int(row)))
+        about = items_in_words(recommender, rows)
+        for rank, ((item, score), text) in enumerate(zip(pairs, about, strict=True), 1):
             chance = f"{chances[rank - 1]:.0%}"
-            table.add_row(str(rank), escape(str(item)), f"{score:.3f}", chance, about)
+            table.add_row(str(rank), escape(str(item)), f"{score:.3f}", chance, escape(text))
         console.print(table)
         if len(pairs) == 0:
             console.print("nothing is left to recommend: everything was seen")
@@ -125,15 +125,15 @@ def recommendations(
 def evidence(console: Console, recommender: Recommender, user: Any) -> None:
     """What the recommendations of one known user rest on."""
     row = int(recommender.users.rows([user])[0])
-    about = describe(recommender.user_values, row)
+    [about] = users_in_words(recommender, [row])
     if about:
         console.print(f"[bold]who[/] {escape(about)}", highlight=False)
     liked = recommender.liked.of(row)
     seen = len(recommender.seen.of(row))
     console.print(f"[bold]met[/] {seen} items, liked {len(liked)}", highlight=False)
-    for item_row in liked[-3:][::-1].tolist():
+    latest = liked[-3:][::-1]
+    for item_row, text in zip(latest, items_in_words(recommender, latest), strict=True):
         item = recommender.items.values[item_row - 1]
-        text = describe(recommender.item_values, item_row)
         console.print(f"  liked {escape(str(item))}  {escape(text)}", highlight=False)
 
 
@@ -171,14 +171,13 @@ def run_table(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
 def similar(console: Console, recommender: Recommender, found: Recommendations) -> None:
     """The neighbours of items."""
     for item, pairs in zip(found.user_ids.tolist(), found, strict=True):
-        row = int(recommender.items.rows([item])[0])
-        about = describe(recommender.item_values, row)
+        [about] = items_in_words(recommender, recommender.items.rows([item]))
         table = Table(title=escape(f"nearest to {item}  {about}"), title_justify="left")
         for column in ("rank", escape(found.item_column), "cosine"):
             table.add_column(column, justify="right")
         table.add_column("what it is")
         rows = recommender.items.rows([other for other, _ in pairs])
-        for rank, ((other, score), place) in enumerate(zip(pairs, rows, strict=True), 1):
-            text = escape(describe(recommender.item_values, int(place)))
-            table.add_row(str(rank), escape(str(other)), f"{score:.3f}", text)
+        texts = items_in_words(recommender, rows)
+        for rank, ((other, score), text) in enumerate(zip(pairs, texts, strict=True), 1):
+            table.add_row(str(rank), escape(str(other)), f"{score:.3f}", escape(text))
         console.print(table)

@@ -1,0 +1,180 @@
+"""A recommender and what was measured of it -> one HTML file that needs nothing else.
+
+Everything that comes from data goes through the template's escaping, or into JSON that the
+page's script hands to plotly as text. Beside that, the page's own policy allows no script but
+the two that are written into it, known by their hashes, and no connection at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.utils import htmlsafe_json_dumps
+
+from twotower.errors import RequestError, reason
+from twotower.evaluation.words import FEWEST_USERS, for_whom, main_metrics, num_users
+from twotower.report import tables
+from twotower.report.atlas import atlas
+from twotower.retrieval.recommender import Recommender
+
+WITHOUT_PLOTLY = (
+    "it is drawn with plotly, which is not installed: pip install 'twotower[report]'"
+)
+
+
+def can_draw() -> bool:
+    """Whether the library that draws is there."""
+    return find_spec("plotly") is not None
+
+
+def write_report(
+    recommender: Recommender, path: str | Path, *, measured: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the page of a recommender; the file appears when it is whole.
+
+    Args:
+        path: the HTML file to write; one that is there is replaced.
+        measured: what ``evaluate`` gave; None for what training measured.
+
+    Raises:
+        RequestError: it can not be written there, or plotly is not installed.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a directory" if path.is_dir() else f"{path.parent} does not exist"
+        raise RequestError(f"{path}: can not be written ({what}); give the path of a file")
+    content = page(recommender, measured)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise RequestError(
+            f"{path}: can not be written ({reason(error)}); make room or name another place "
+            "(nothing was left behind)"
+        ) from None
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def page(recommender: Recommender, measured: Mapping[str, Any] | None = None) -> bytes:
+    """The page itself; the same recommender and figures give the same bytes.
+
+    Raises:
+        RequestError: plotly is not installed.
+    """
+    if not can_draw():
+        raise RequestError(f"there is no report: {WITHOUT_PLOTLY}")
+    from plotly.offline import get_plotlyjs
+
+    measured = recommender.metrics if measured is None else measured
+    style, script, template = (
+        files("twotower.report").joinpath(f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("css", "js", "html")
+    )
+    plotly = get_plotlyjs()
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["json"] = _json
+    text = environment.from_string(template).render(
+        style=style,
+        script=script,
+        hashes=" ".join(map(_hash, (script, plotly))),
+        plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
+        **_content(recommender, measured),
+    )
+    # Half a character, as broken JSON may hold, is none in UTF-8.
+    return text.encode("utf-8", "replace")
+
+
+def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows, by name."""
+    ranking = measured.get("ranking", {})
+    chances = measured.get("reliability", [])
+    told, how = tables.headline(measured)
+    return {
+        "title": tables.title(measured),
+        "headline": told,
+        "outcome": how,
+        "is_of_other_data": _sha(measured) != _sha(recommender.metrics),
+        "key_figures": list(tables.key_figures(measured)),
+        "alarms": measured.get("warnings", []),
+        "groups": [
+            {
+                "name": name,
+                "users": num_users(measured, name),
+                "is_enough": num_users(measured, name) >= FEWEST_USERS,
+                "metric": main_metrics(summary)[0],
+                "against": tables.against(summary),
+                "table": tables.ranking(measured, name),
+                "every": tables.every_metric(summary),
+            }
+            for name, summary in ranking.items()
+        ],
+        "for_whom": list(for_whom(measured)),
+        "slices": tables.slices(measured),
+        "labels": tables.labels(measured),
+        "reliability": tables.reliability(chances) if chances else None,
+        "popularity": tables.popularity(measured) if "beyond_accuracy" in measured else None,
+        "group_items": measured.get("popularity", {}).get("items"),
+        "metric": f"val_{recommender.config.training.early_stopping_metric}",
+        "best_epoch": recommender.metrics.get("best_epoch"),
+        "curves": list(recommender.history),
+        "examples": list(tables.examples(recommender, measured)),
+        "facts": list(tables.facts(recommender, measured)),
+        "config": recommender.config.to_yaml(),
+        "atlas": atlas(recommender),
+        "figures": _figures(recommender, measured),
+    }
+
+
+def _figures(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Each chart by the name that the template gives its place."""
+    from twotower.report import figures
+
+    trained = recommender.metrics
+    found = {
+        f"curve-{name}": figure
+        for name, figure in figures.curves(
+            recommender.history, trained.get("best_epoch") or 0, trained.get("start") or {}
+        ).items()
+    }
+    for group, summary in measured.get("ranking", {}).items():
+        if num_users(measured, group) >= FEWEST_USERS:
+            found[f"scores-{group}"] = figures.scores(summary)
+    parts = tables.sorted_slices(measured)
+    if parts:
+        told = measured["verdict"]
+        found["slices"] = figures.slices(parts, told["best_baseline"], told["metric"])
+    if measured.get("reliability"):
+        found["reliability"] = figures.reliability(measured["reliability"])
+    shares = measured.get("popularity", {}).get("shares")
+    if shares:
+        found["popularity"] = figures.popularity(shares, [tables.BARS[name] for name in shares])
+    return {name: figure.to_plotly_json() for name, figure in found.items()}
+
+
+def _sha(measured: Mapping[str, Any]) -> Any:
+    return (measured.get("data") or {}).get("sha256")
+
+
+def _json(value: Any) -> Any:
+    """JSON that may stand within a script element, whatever texts it holds."""
+    return htmlsafe_json_dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _hash(script: str) -> str:
+    """What a content security policy knows a script by."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
