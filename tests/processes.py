@@ -8,6 +8,8 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -22,6 +24,7 @@ _SERVER.set_forkserver_preload(
         "typer",
         "torch._dynamo",
         "twotower.pipeline",
+        "twotower.report.figures",
         "twotower.terminal.inspection",
         "twotower.terminal.progress",
         "twotower.terminal.show",
@@ -94,3 +97,14 @@ def _run(arguments: list[str], place: str, said: list[str], largest_file: int | 
     from twotower.cli import main
 
     main()
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """The system refuses to write beyond ``size`` bytes of a file, as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -8,8 +8,7 @@ import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from hypothesis import HealthCheck, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from processes import files_no_larger_than
 from twotower import pipeline, runs
 from twotower.errors import RunError
 from twotower.retrieval.recommendations import Recommendations
@@ -300,18 +300,6 @@ class TestRefused:
         (run / "metrics.json").write_text(text.replace("0.", "1.", 1))
         with pytest.raises(RunError, match=r"metrics\.json was changed after training"):
             runs.read_metrics(run)
-
-
-@contextmanager
-def files_no_larger_than(size: int) -> Iterator[None]:
-    """The system refuses to write beyond ``size`` bytes of a file, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 class TestAFailedSaveLeavesNothing:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from twotower.data.features import Encoders
 from twotower.retrieval.recommender import Recommender
 
+Rows = Sequence[int] | np.ndarray
 
-def users_in_words(
-    recommender: Recommender, rows: Iterable[int], *, parts: int = 4
-) -> list[str]:
+
+def users_in_words(recommender: Recommender, rows: Rows, *, parts: int = 4) -> list[str]:
     """Users by rows from 1; of 0, which is nobody, there is nothing to say."""
     times = timestamps(recommender.user_encoders)
     return in_words(recommender.user_values, rows, times=times, parts=parts)
 
 
-def items_in_words(
-    recommender: Recommender, rows: Iterable[int], *, parts: int = 4
-) -> list[str]:
+def items_in_words(recommender: Recommender, rows: Rows, *, parts: int = 4) -> list[str]:
     """Items by rows from 1; of 0, which is nothing, there is nothing to say."""
     times = timestamps(recommender.item_encoders)
     return in_words(recommender.item_values, rows, times=times, parts=parts)
@@ -35,7 +33,7 @@ def timestamps(encoders: Encoders) -> set[str]:
 
 def in_words(
     values: Mapping[str, np.ndarray],
-    rows: Iterable[int],
+    rows: Rows,
     *,
     times: Collection[str] = (),
     parts: int = 4,
