@@ -19,7 +19,7 @@ NASTY = (
     "\"><svg onload='window.hacked = 3'>",
     "<b>bold</b> & <a href='javascript:window.hacked = 4'>link</a>",
     "{{ 7 * 7 }} {% raw %} ${7 * 7} $x^2$",
-    "<!--<script> \u2028 \ud83d\ude00 %{x} ]]>",
+    "<!--<script> \u2028 \U0001f600 %{x} ]]>",
 )
 
 

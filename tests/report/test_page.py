@@ -152,9 +152,8 @@ class TestItSaysWhatWasMeasured:
     def test_alarms(self) -> None:
         found = parsed(trained(), warnings=["the house is on <fire>"])
         assert "the house is on <fire>" in [each.text for each in found.all("li")]
-        assert not [
-            e for e in read(page_of(trained)).elements if e.attributes.get("id") == "alarms"
-        ]
+        assert "alarms" in ids(found)
+        assert "alarms" not in ids(parsed(trained(), warnings=[]))
 
     def test_where_it_came_from(self) -> None:
         facts = read(page_of(trained)).by_id("facts").text
@@ -207,7 +206,8 @@ class TestWhateverThereIs:
         assert f"Beside the baselines: {count} cold users" in [e.text for e in found.all("h2")]
         told = "Too few to say who is better." in [each.text for each in found.all("p")]
         assert told == (count < 20)
-        assert bool(found.tables) == (count >= 20)
+        headers = [table[0] for table in found.tables]
+        assert any("ndcg@10" in header for header in headers) == (count >= 20)
 
     def test_other_data_with_users_and_items_that_the_model_never_met(self) -> None:
         world = checkerboard(seed=5)
