@@ -24,6 +24,7 @@ ROOMS = [
     "report",
     "runs",
     "pipeline",
+    "tuning",
     "terminal",
     "cli",
 ]
@@ -70,7 +71,7 @@ def test_the_public_names_are_these_and_each_can_be_had() -> None:
         *("Config", "Dataset", "Recommendations", "Recommender", "TwoTowerModel"),
         *("ConfigError", "DataError", "RequestError", "RunError", "TwoTowerError"),
         *("evaluate", "fit", "load", "parse_config", "read", "read_config", "save", "train"),
-        *("write_report", "__version__"),
+        *("tune", "write_report", "__version__"),
     }
     assert all(getattr(twotower, name) is not None for name in twotower.__all__)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from twotower.retrieval.recommender import Recommender as Recommender
     from twotower.runs import load as load
     from twotower.runs import save as save
+    from twotower.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ _HOME = {
     "save": "twotower.runs",
     "train": "twotower.pipeline",
     "write_report": "twotower.report.page",
+    "tune": "twotower.tuning.tune",
 }
 __all__ = [*sorted(_HOME), "__version__"]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from typer.core import TyperGroup
 
 from twotower import __version__
 from twotower.errors import TwoTowerError
+
+if TYPE_CHECKING:
+    from twotower.config import Config
 
 
 class _Commands(TyperGroup):
@@ -160,24 +163,16 @@ def train(
 ) -> None:
     """Train two towers, measure them beside the baselines, and write a run."""
     from twotower import pipeline, runs
-    from twotower.config import Config, read_config
-    from twotower.errors import ConfigError
     from twotower.terminal import show
     from twotower.terminal.progress import Bars
 
-    settings = read_config(config) if config else Config()
-    if data is not None:
-        update = {"data_path": str(data)}
-        settings = settings.model_copy(update={"data": settings.data.model_copy(update=update)})
-    if settings.data.data_path is None:
-        raise ConfigError("no data: give --data DIR, or data.data_path in the config")
-    chosen = name or (config.stem if config else Path(settings.data.data_path).resolve().name)
+    settings, source = _settings(config, data)
     with Bars(err) as bars:
         recommender, directory = pipeline.train(
-            settings.data.data_path,
+            source,
             settings,
             into=into,
-            name=chosen,
+            name=name or _name(config, source),
             now=datetime.now(),
             resume=resume,
             watch=bars,
@@ -192,6 +187,66 @@ def train(
         soft_wrap=True,
     )
     _judge(recommender.metrics, strict)
+
+
+@app.command(epilog=_example("tune --data data/lab --minutes 30"))
+def tune(
+    config: Annotated[
+        Path | None, typer.Option(help="Settings; what it sets is held fixed.")
+    ] = None,
+    data: Data = None,
+    into: Annotated[
+        Path | None, typer.Option(help="The folder to write to; default: tuning/NAME.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for all of it; default: 30, or as --trials need.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="How many in all; default: as many as there is time for.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of what is tried; default: the training's.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the trials that the folder holds.")
+    ] = False,
+) -> None:
+    """Search better settings on validation; write the best config and what mattered."""
+    from twotower.terminal import tuning as show
+    from twotower.tuning.tune import tune as search
+
+    settings, source = _settings(config, data)
+    with show.TrialBars(err) as bars:
+        found = search(
+            source,
+            settings,
+            into=into or Path("tuning") / _name(config, source),
+            minutes=minutes,
+            trials=trials,
+            seed=seed,
+            resume=resume,
+            watch=bars,
+        )
+    show.tuned(out, found)
+
+
+def _settings(config: Path | None, data: Path | None) -> tuple[Config, str]:
+    """The settings of a command, and where its data is."""
+    from twotower.config import Config, read_config
+    from twotower.errors import ConfigError
+
+    settings = read_config(config) if config else Config()
+    if data is not None:
+        update = {"data_path": str(data)}
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update=update)})
+    if settings.data.data_path is None:
+        raise ConfigError("no data: give --data DIR, or data.data_path in the config")
+    return settings, settings.data.data_path
+
+
+def _name(config: Path | None, source: str) -> str:
+    """What is made is named after its config, else after its data."""
+    return config.stem if config else Path(source).resolve().name
 
 
 @app.command(epilog=_example("evaluate runs/20260131-120000-lab"))

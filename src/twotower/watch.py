@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from twotower.training.loop import Progress
+    from twotower.tuning.outcome import Standing, Trial
+
+
+class Enough(Exception):
+    """Raised by a watch's ``epoch`` to end a training there; the best so far is kept."""
 
 
 class Watch:
@@ -19,6 +24,12 @@ class Watch:
 
     def epoch(self, progress: Progress, metric: str) -> None:
         """An epoch is done; ``metric`` is what decides which is best."""
+
+    def trial(self, standing: Standing) -> None:
+        """A trial of tuning begins."""
+
+    def tried(self, trial: Trial, standing: Standing) -> None:
+        """It came to an end."""
 
     def note(self, text: str) -> None:
         """Something the reader should know."""

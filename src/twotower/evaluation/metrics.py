@@ -244,10 +244,7 @@ def auc(labels: Labels, scores: Float[np.ndarray, " N"]) -> float:
 
 
 def log_loss(labels: Labels, probability: Float[np.ndarray, " N"]) -> float:
-    """Mean binary cross-entropy, in nats a row.
-
-    Labels may be shares from 0 to 1. Probabilities are kept ``SMALLEST_PROBABILITY`` (1e-12)
-    away from 0 and 1, so that one sure mistake does not make the mean infinite.
+    """Mean binary cross-entropy, in nats a row; see ``each_log_loss``.
 
     Raises:
         ValueError: no rows, or a probability outside 0 to 1 (so do the two metrics below).
@@ -255,8 +252,20 @@ def log_loss(labels: Labels, probability: Float[np.ndarray, " N"]) -> float:
     >>> round(log_loss(np.array([True, False]), np.array([0.5, 0.5])), 4)
     0.6931
     """
+    return float(np.mean(each_log_loss(labels, probability)))
+
+
+def each_log_loss(
+    labels: Labels, probability: Float[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"]:
+    """Each row's binary cross-entropy, in nats.
+
+    Labels may be shares from 0 to 1. Probabilities are kept ``SMALLEST_PROBABILITY`` (1e-12)
+    away from 0 and 1, so that one sure mistake does not make a mean infinite.
+    """
     likely = _checked(probability).clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    return float(-np.mean(labels * np.log(likely) + (1.0 - labels) * np.log1p(-likely)))
+    losses: np.ndarray = -(labels * np.log(likely) + (1.0 - labels) * np.log1p(-likely))
+    return losses
 
 
 def accuracy(

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from twotower.config import Config
@@ -14,7 +15,7 @@ from twotower.data.interactions import Histories, Interactions, histories
 from twotower.data.splits import Split
 from twotower.evaluation import evaluate as ev
 from twotower.evaluation.calibration import fit_line
-from twotower.evaluation.metrics import auc, log_loss
+from twotower.evaluation.metrics import auc, each_log_loss, log_loss
 from twotower.retrieval.encode import (
     item_vectors,
     require_finite,
@@ -49,17 +50,28 @@ class Validation:
         """The epoch's values by name."""
         items, users = self._vectors(learned)
         scores, labels = self._pairs(items, users), self.labels
-        # What the affinity's own line will be: an epoch is judged by what it can tell apart,
-        # not by how sure of itself it is.
-        slope, offset = fit_line(scores, labels)
-        logits = np.clip(slope * scores.astype(np.float64) + offset, -500, 500)
-        chance = 1 / (1 + np.exp(-logits))
         both = 0 < (labels > 0.5).sum() < len(labels)
+        ndcg = self._each_ndcg(learned, items, users)
         return {
-            "val_loss": log_loss(labels, chance),
+            "val_loss": log_loss(labels, _chances(scores, labels)),
             "val_auc": auc(labels > 0.5, scores) if both else float("nan"),
-            "val_ndcg": self._ndcg(learned, items, users),
+            "val_ndcg": float(ndcg.mean()) if len(ndcg) else 0.0,
         }
+
+    def by_user(self, learned: Learned, metric: str) -> Float[np.ndarray, " U"]:
+        """A number a user whose mean is the value of ``metric``, to compare two towers by.
+
+        Of the loss, which is a mean over pairs, it is what the user's pairs add to that.
+        """
+        items, users = self._vectors(learned)
+        if metric == "val_ndcg":
+            return self._each_ndcg(learned, items, users)
+        assert metric == "val_loss"
+        chances = _chances(self._pairs(items, users), self.labels)
+        losses = each_log_loss(self.labels, chances)
+        _, places = np.unique(self.user_rows, return_inverse=True)
+        sums: np.ndarray = np.bincount(places, losses)
+        return sums * (len(sums) / len(losses))
 
     def pairs(self, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
         """Scores and labels of the pairs."""
@@ -86,18 +98,31 @@ class Validation:
         found: np.ndarray = scores.numpy()
         return found
 
-    def _ndcg(self, learned: Learned, items: Tensor, users: Tensor) -> float:
+    def _each_ndcg(
+        self, learned: Learned, items: Tensor, users: Tensor
+    ) -> Float[np.ndarray, " U"]:
         if not len(self.held):
-            return 0.0
+            return np.empty(0)
         can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
         places = torch.from_numpy(np.searchsorted(self._users, self.held.user_rows))
         held, candidates = users[places], items[1:]
-        return ev.mean_ndcg(
+        return ev.each_ndcg(
             lambda part: held[part] @ candidates.T,
             self.held,
             self.seen,
             is_candidate=torch.from_numpy(can_judge[1:]),
         )
+
+
+def _chances(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What the affinity's own line will make of the scores.
+
+    An epoch is judged by what it can tell apart, not by how sure of itself it is.
+    """
+    slope, offset = fit_line(scores, labels)
+    logits = np.clip(slope * scores.astype(np.float64) + offset, -500, 500)
+    chances: np.ndarray = 1 / (1 + np.exp(-logits))
+    return chances
 
 
 def validation(parts: Split, config: Config) -> Validation:

@@ -25,7 +25,7 @@ from twotower.training import closed_form
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.loop import Optimizers, Progress, copy_of, epochs
 from twotower.training.objective import Objective, make_objective
-from twotower.watch import Watch
+from twotower.watch import Enough, Watch
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,9 @@ def learn(
         identity: what is trained on what; a checkpoint of anything else is not gone on from.
         resume: whether to go on from there.
 
-    A KeyboardInterrupt ends the training early and the best towers so far are kept. It is
-    raised where there are none: in the first epoch, or without validation.
+    A watch that says ``Enough``, or a KeyboardInterrupt, ends the training early and the best
+    towers so far are kept. The interrupt is raised where there are none: in the first epoch,
+    or without validation.
     """
     watch = watch or Watch()
     learned, objective = prepare(dataset, train, config)
@@ -184,6 +185,8 @@ def learn(
             if checkpoint is not None:
                 save_checkpoint(checkpoint, model, optimizers, progress, of=identity)
             watch.epoch(progress, metric)
+    except Enough:
+        pass
     except KeyboardInterrupt:
         if progress.best_weights is None or validate is None:
             raise

@@ -61,8 +61,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         loss = "bce" if mixed else loss
     from_labels = loss in {"bce", "triplet"}
     # A column that is the same for all who are met is there and tells nothing.
-    has_user_features = _tell_something(dataset.users, train.user_rows, model)
-    has_item_features = _tell_something(dataset.items, train.item_rows, model)
+    has_user_features = tell_something(dataset.users, train.user_rows, model)
+    has_item_features = tell_something(dataset.items, train.item_rows, model)
     user_ids, item_ids = model.user_ids, model.item_ids
     if item_ids == "auto":
         often = _rows_each(train.item_rows) >= _ENOUGH_FOR_AN_ID
@@ -145,7 +145,8 @@ def _temperature(train: Interactions) -> float:
     return float(0.75 / np.log(max(sparseness, np.exp(2.0))))
 
 
-def _tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:
+def tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:
+    """Whether a feature differs among those who were met."""
     met = np.unique(rows) - 1
     return any(
         fit_encoder(entities.columns[name], values[met], model) is not None
