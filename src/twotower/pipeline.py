@@ -131,6 +131,9 @@ def fit(
     """
     watch = watch or Watch()
     planned = plan(source, config or Config(), watch)
+    if len(planned.contenders) == 1:
+        return _fit(planned, watch)
+    # Whoever is chosen goes on from a checkpoint.
     with TemporaryDirectory() as scratch:
         return _fit(planned, watch, work=Path(scratch))
 
@@ -162,14 +165,14 @@ def _fit(
     planned: Plan,
     watch: Watch,
     *,
-    work: Path,
+    work: Path | None = None,
     identity: str = "",
     resume: bool = False,
 ) -> Recommender:
     """Search on validation, learn from all but the test part, and measure.
 
     Args:
-        work: where checkpoints go.
+        work: where checkpoints go; None keeps none.
     """
     dataset, parts = planned.dataset, planned.parts
     started = time.perf_counter()
@@ -208,7 +211,7 @@ def _refit(
     config: Config,
     learned: Learned,
     watch: Watch,
-    work: Path,
+    work: Path | None,
     identity: str,
     resume: bool,
 ) -> Learned:
@@ -222,7 +225,7 @@ def _refit(
             config.model_copy(update={"training": longer}),
             None,
             metric="train_loss",
-            checkpoint=work / "refit.safetensors",
+            checkpoint=work and work / "refit.safetensors",
             # An interrupted search may end elsewhere the next time.
             identity=f"{identity} {longer.epochs} epochs",
             resume=resume,

@@ -55,7 +55,7 @@ class Told(Watch):
 
 
 def found(
-    planned: Plan, work: Path, *, resume: bool = False, watch: Watch | None = None
+    planned: Plan, work: Path | None, *, resume: bool = False, watch: Watch | None = None
 ) -> tuple[Config, Learned]:
     return search(
         planned.dataset,
@@ -128,9 +128,27 @@ def test_a_search_that_was_killed_goes_on_as_if_it_never_was(
     assert same(resumed, whole)
 
 
-def test_an_interrupted_search_keeps_the_best_so_far(tmp_path: Path) -> None:
-    told = Told(interrupt_after=2)
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+def test_an_interrupted_search_keeps_the_best_so_far_and_tries_nothing_more(
+    epoch: int, tmp_path: Path
+) -> None:
+    told = Told(interrupt_after=epoch)
     config, learned = found(plan(walks()), tmp_path, watch=told)
-    assert config.model.history == "mean"
-    assert learned.progress.epoch == 2
-    assert told.epochs == 2
+    assert told.epochs == epoch
+    assert learned.progress.epoch == min(epoch, 3 if config.model.history == "mean" else 1)
+
+
+def test_one_that_gets_no_better_early_does_not_end_the_search(tmp_path: Path) -> None:
+    told = Told()
+    impatient = {"epochs": 6, "early_stopping_patience": 1, "embedding_learning_rate": 9}
+    found(plan(walks(), training=impatient), tmp_path, watch=told)
+    assert [note for note in told.notes if "is tried" in note] == [
+        "model.history 'mean' is tried",
+        "model.history 'transformer' is tried",
+    ]
+
+
+def test_what_needs_no_choice_is_learned_without_a_checkpoint(tmp_path: Path) -> None:
+    planned = plan(walks(), model={"history": "mean"})
+    assert len(planned.contenders) == 1
+    found(planned, None)

@@ -36,6 +36,7 @@ class Learned:
         users, items: feature tables, row 0 included, on the model's device.
         liked: each user's positives in what was learned from.
         has_own_id: (I + 1,) whether an item was met.
+        interrupted: whether somebody ended the training.
     """
 
     model: TwoTower
@@ -46,6 +47,7 @@ class Learned:
     liked: Histories
     has_own_id: np.ndarray
     progress: Progress
+    interrupted: bool = False
 
 
 Validate = Callable[[Learned], dict[str, float]]
@@ -165,6 +167,7 @@ def learn(
         watch.stage("start in closed form")
         begun = _begin_in_closed_form(learned, objective, validate)
     progress = begun = begun or Progress()
+    interrupted = False
     batch_size = config.training.batch_size
     assert batch_size != "auto"
     try:
@@ -190,12 +193,13 @@ def learn(
     except KeyboardInterrupt:
         if progress.best_weights is None or validate is None:
             raise
+        interrupted = True
         again = "; once more on all but the test part" if config.training.refit else ""
         watch.note(f"interrupted; {progress.best_in_words()} was the best and counts{again}")
     assert progress.best_weights is not None
     model.load_state_dict(progress.best_weights)
     model.eval()
-    return replace(learned, progress=progress)
+    return replace(learned, progress=progress, interrupted=interrupted)
 
 
 def _begin_in_closed_form(

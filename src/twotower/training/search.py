@@ -25,7 +25,7 @@ def search(
     contenders: Sequence[Config],
     validate: Validate,
     *,
-    work: Path,
+    work: Path | None,
     identity: str,
     resume: bool,
     watch: Watch,
@@ -34,7 +34,7 @@ def search(
 
     Args:
         validate: what to measure after an epoch.
-        work: where checkpoints are kept.
+        work: where checkpoints are kept; None keeps none, and several contenders need some.
         identity: what is trained on what.
         resume: whether to go on from checkpoints there.
 
@@ -52,7 +52,7 @@ def search(
             config.model_copy(update={"training": training}),
             validate,
             metric=metric,
-            checkpoint=work / f"search-{kind}.safetensors",
+            checkpoint=work and work / f"search-{kind}.safetensors",
             identity=f"{identity} {kind}",
             resume=resume,
             watch=watch,
@@ -61,23 +61,22 @@ def search(
     config, *others = contenders
     if not others:
         return config, trained(config, config.training.epochs, resume=resume)
-    found: list[tuple[float, Config, Learned]] = []
+    assert work is not None
+    best: tuple[float, Config, Learned] | None = None
+    scores = []
     for each in contenders:
         watch.note(f"model.history {each.model.history!r} is tried")
-        epochs = min(_EPOCHS, each.training.epochs)
-        learned = trained(each, epochs, resume=resume)
-        value = learned.progress.best_value(metric)
+        tried = trained(each, min(_EPOCHS, each.training.epochs), resume=resume)
+        value = tried.progress.best_value(metric)
         assert value is not None
-        found.append((value, each, learned))
-        if learned.progress.epoch < epochs:
-            # Interrupted: who was not tried is not asked any more.
+        scores.append(f"{each.model.history} {value:.4f}")
+        if best is None or is_better(value, best[0], metric):
+            best = value, each, tried
+        if tried.interrupted:
             break
-    best, config, learned = found[0]
-    for value, other, towers in found[1:]:
-        if is_better(value, best, metric):
-            best, config, learned = value, other, towers
-    scores = ", ".join(f"{each.model.history} {value:.4f}" for value, each, _ in found)
-    watch.note(f"{metric} after {_EPOCHS} epochs: {scores}; {config.model.history} it is")
-    if len(found) < len(contenders):
+    assert best is not None
+    _, config, learned = best
+    watch.note(f"{metric} so far: {', '.join(scores)}; {config.model.history} it is")
+    if tried.interrupted:
         return config, learned
     return config, trained(config, config.training.epochs, resume=True)
