@@ -1,7 +1,8 @@
-"""Write tables: a Parquet file, and a directory that appears whole or not at all."""
+"""Write tables: a Parquet file; and files and directories that appear whole or not at all."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from twotower.data.engine import connect, literal
-from twotower.errors import DataError, reason
+from twotower.errors import DataError, RequestError, reason
 
 Progress = Callable[[str, float], None]
 """Is told the stage, and the share (0 to 1) of the whole work that is done."""
@@ -53,6 +54,31 @@ def whole_directory(
             # One that holds something by now stays.
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden file beside ``path`` that becomes ``path`` if the block ends well.
+
+    If it does not, nothing is left behind and what was there stays.
+
+    Raises:
+        RequestError: ``path`` is no place for a file, or the disk refuses.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a directory" if path.is_dir() else f"{path.parent} does not exist"
+        raise RequestError(f"{path}: can not be written ({what}); give the path of a file")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(path)
+    except (OSError, duckdb.Error) as error:
+        raise RequestError(
+            f"{path}: can not be written ({reason(error)}); make room or name another place "
+            "(nothing was left behind)"
+        ) from None
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_parquet(table: Mapping[str, Shaped[np.ndarray, " N"]], path: Path) -> None:

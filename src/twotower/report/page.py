@@ -10,17 +10,15 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import os
 from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.utils import htmlsafe_json_dumps
-
-from twotower.errors import RequestError, reason
+from twotower.data.writing import whole_file
+from twotower.errors import RequestError
 from twotower.evaluation.words import FEWEST_USERS, for_whom, main_metrics, num_users
 from twotower.report import tables
 from twotower.report.atlas import atlas
@@ -32,8 +30,8 @@ WITHOUT_PLOTLY = (
 
 
 def can_draw() -> bool:
-    """Whether the library that draws is there."""
-    return find_spec("plotly") is not None
+    """Whether the libraries that draw are there, both of one extra."""
+    return all(find_spec(name) is not None for name in ("plotly", "jinja2"))
 
 
 def write_report(
@@ -49,21 +47,8 @@ def write_report(
         RequestError: it can not be written there, or plotly is not installed.
     """
     path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a directory" if path.is_dir() else f"{path.parent} does not exist"
-        raise RequestError(f"{path}: can not be written ({what}); give the path of a file")
-    content = page(recommender, measured)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        raise RequestError(
-            f"{path}: can not be written ({reason(error)}); make room or name another place "
-            "(nothing was left behind)"
-        ) from None
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(path) as beside:
+        beside.write_bytes(page(recommender, measured))
     return path
 
 
@@ -75,6 +60,7 @@ def page(recommender: Recommender, measured: Mapping[str, Any] | None = None) ->
     """
     if not can_draw():
         raise RequestError(f"there is no report: {WITHOUT_PLOTLY}")
+    import jinja2
     from plotly.offline import get_plotlyjs
 
     measured = recommender.metrics if measured is None else measured
@@ -86,7 +72,10 @@ def page(recommender: Recommender, measured: Mapping[str, Any] | None = None) ->
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["json"] = _json
+    # JSON that may stand within a script element, whatever texts it holds.
+    environment.filters["json"] = partial(
+        jinja2.utils.htmlsafe_json_dumps, allow_nan=False, separators=(",", ":")
+    )
     text = environment.from_string(template).render(
         style=style,
         script=script,
@@ -167,11 +156,6 @@ def _figures(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
 
 def _sha(measured: Mapping[str, Any]) -> Any:
     return (measured.get("data") or {}).get("sha256")
-
-
-def _json(value: Any) -> Any:
-    """JSON that may stand within a script element, whatever texts it holds."""
-    return htmlsafe_json_dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def _hash(script: str) -> str:

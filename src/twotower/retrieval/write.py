@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import duckdb
 import numpy as np
 
 from twotower.data import engine
-from twotower.errors import RequestError, reason
+from twotower.data.writing import whole_file
+from twotower.errors import RequestError
 from twotower.retrieval.recommender import Recommender
 
 # The engine keeps up to this and puts the rest into its temporary folder.
@@ -28,19 +29,12 @@ def write_blocks(blocks: Iterator[Mapping[str, np.ndarray]], path: Path) -> int:
     Raises:
         RequestError: it can not be written there.
     """
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a directory" if path.is_dir() else f"{path.parent} does not exist"
-        raise RequestError(f"{path}: can not be written ({what}); give the path of a file")
-    if path.suffix.lower() not in {".parquet", ".pq"}:
-        raise RequestError(
-            f"{path}: what is written is Parquet; give a file that ends in .parquet"
-        )
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    connection = engine.connect()
     rows = 0
-    try:
-        connection.execute(f"SET memory_limit = '{_MEMORY}'")
-        connection.execute(f"SET temp_directory = {engine.literal(f'{beside}.tmp')}")
+    with whole_file(path) as beside, _spilling(Path(f"{beside}.tmp")) as connection:
+        if path.suffix.lower() not in {".parquet", ".pq"}:
+            raise RequestError(
+                f"{path}: what is written is Parquet; give a file that ends in .parquet"
+            )
         for number, block in enumerate(blocks):
             count = len(next(iter(block.values())))
             if count == 0 and number > 0:
@@ -53,17 +47,20 @@ def write_blocks(blocks: Iterator[Mapping[str, np.ndarray]], path: Path) -> int:
             rows += count
         target = engine.literal(str(beside))
         connection.execute(f"COPY rows TO {target} (FORMAT parquet, COMPRESSION zstd)")
-        beside.replace(path)
-    except (duckdb.Error, OSError) as error:
-        raise RequestError(
-            f"{path}: can not be written ({reason(error)}); make room or name another place "
-            "(nothing was left behind)"
-        ) from None
+    return rows
+
+
+@contextmanager
+def _spilling(into: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An engine that keeps in memory what it may, and puts the rest into a folder."""
+    connection = engine.connect()
+    try:
+        connection.execute(f"SET memory_limit = '{_MEMORY}'")
+        connection.execute(f"SET temp_directory = {engine.literal(str(into))}")
+        yield connection
     finally:
         connection.close()
-        beside.unlink(missing_ok=True)
-        shutil.rmtree(f"{beside}.tmp", ignore_errors=True)
-    return rows
+        shutil.rmtree(into, ignore_errors=True)
 
 
 def write_embeddings(recommender: Recommender, what: str, path: Path) -> int:

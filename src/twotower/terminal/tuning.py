@@ -10,6 +10,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from twotower.terminal.progress import Bars
+from twotower.training.learn import is_better
 from twotower.tuning import words
 from twotower.tuning.outcome import BEST, PICTURE, Standing, Trial, Tuned
 
@@ -88,9 +89,7 @@ def _is_better(trial: Trial, standing: Standing) -> bool:
     best = standing.best
     if trial.end == "pruned" or trial.value is None or best is None or best.value is None:
         return False
-    if "loss" in standing.metric:
-        return trial.value < best.value
-    return trial.value > best.value
+    return is_better(trial.value, best.value, standing.metric)
 
 
 def tuned(console: Console, found: Tuned) -> None:

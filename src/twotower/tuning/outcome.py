@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from twotower.config import Config
-from twotower.errors import RunError, reason
+from twotower.data.writing import whole_file
 from twotower.evaluation.intervals import Interval
 from twotower.tuning.space import Knob, Value
 
@@ -121,8 +120,9 @@ def write_files(tuned: Tuned, directory: Path) -> None:
         f"{best.value:.6g}; the untouched default: {default.value:.6g}.\n"
         "# The best of many trials is optimistic on what chose it; test says what it is worth\n"
     )
-    write_whole(directory / BEST, about + best.config.to_yaml())
-    write_whole(directory / TRIALS, table(tuned))
+    for name, text in ((BEST, about + best.config.to_yaml()), (TRIALS, table(tuned))):
+        with whole_file(directory / name) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def table(tuned: Tuned) -> str:
@@ -161,22 +161,3 @@ def in_words(value: Value) -> str:
     if isinstance(value, tuple):
         return str(list(value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it.
-
-    Raises:
-        RunError: it can not be written; what was there stays.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"{path}: can not be written ({reason(error)}); make room, or name another folder "
-            "with --into"
-        ) from None
-    finally:
-        beside.unlink(missing_ok=True)

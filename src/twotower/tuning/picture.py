@@ -18,9 +18,11 @@ from optuna.distributions import (
 )
 from plotly.offline import get_plotlyjs
 
+from twotower.data.writing import whole_file
 from twotower.tuning import words
-from twotower.tuning.outcome import Trial, Tuned, in_words, write_whole
+from twotower.tuning.outcome import Trial, Tuned, in_words
 from twotower.tuning.space import Knob
+from twotower.tuning.study import quietly
 
 # With fewer trials, chance decides what seems to matter.
 ENOUGH_TO_TELL = 10
@@ -46,9 +48,10 @@ def write_picture(tuned: Tuned, path: Path) -> None:
     """Write the page.
 
     Raises:
-        RunError: it can not be written; what was there stays.
+        RequestError: it can not be written; what was there stays.
     """
-    write_whole(path, page(tuned))
+    with whole_file(path) as beside:
+        beside.write_text(page(tuned), encoding="utf-8")
 
 
 def page(tuned: Tuned) -> str:
@@ -173,10 +176,8 @@ def importances(tuned: Tuned) -> dict[str, float]:
 
 def _as_study(tuned: Tuned, told: Sequence[Trial]) -> optuna.Study:
     """The trials as if all had come to their end: only which are the best is asked."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize" if _is_loss(tuned) else "maximize")
-    optuna.logging.set_verbosity(before)
+    with quietly():
+        study = optuna.create_study(direction="minimize" if _is_loss(tuned) else "maximize")
     for trial in told:
         knobs = [knob for knob in tuned.knobs if knob.name in trial.picked]
         study.add_trial(

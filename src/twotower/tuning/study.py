@@ -288,9 +288,7 @@ def _open(storage: optuna.storages.BaseStorage, higher_is_better: bool) -> optun
     """The study that is kept there, begun where there is none."""
     import optuna
 
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    with quietly():
         return optuna.create_study(
             storage=storage,
             study_name=_NAME,
@@ -302,6 +300,17 @@ def _open(storage: optuna.storages.BaseStorage, higher_is_better: bool) -> optun
             ),
             load_if_exists=True,
         )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Optuna says of each study that it was made; here it does not."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
     finally:
         optuna.logging.set_verbosity(before)
 
