@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
+from twotower.evaluation.metrics import equal_bins
+
 # Of a normal distribution 95 % are this many deviations from its mean.
 _Z = 1.96
 
@@ -65,21 +67,15 @@ def reliability(
     >>> found["share"], round(found["low"], 2), round(found["high"], 2)
     (0.5, 0.09, 0.91)
     """
-    distinct, group, size = np.unique(
-        chance.astype(np.float64), return_inverse=True, return_counts=True
-    )
-    # Rows of equal chance share what came true, so that their order does not matter.
-    shares = np.repeat(np.bincount(group, is_liked) / size, size)
-    chances = np.repeat(distinct, size)
     found = []
-    for rows in np.array_split(np.arange(len(chance)), min(num_bins, len(chance))):
-        share, count = float(shares[rows].mean()), len(rows)
+    for chances, shares in equal_bins(is_liked, chance, num_bins):
+        share, count = float(shares.mean()), len(shares)
         middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
         reach = _Z * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
         reach /= 1 + _Z**2 / count
         found.append(
             {
-                "chance": float(chances[rows].mean()),
+                "chance": float(chances.mean()),
                 "share": share,
                 "low": float(middle - reach),
                 "high": float(middle + reach),

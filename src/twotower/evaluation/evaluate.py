@@ -113,21 +113,9 @@ def each_ndcg(
     is_candidate: Bool[Tensor, " I"],
     k: int = 10,
 ) -> Float[np.ndarray, " U"]:
-    """NDCG@k of each held-out user."""
+    """NDCG@k of each held-out user: what training and tuning are judged by."""
     found = rank(scores_of, held, seen, k, is_candidate=is_candidate)
     return ranking_values(found, held, [k])[f"ndcg@{k}"]
-
-
-def mean_ndcg(
-    scores_of: Callable[[slice], Float32[Tensor, "b I"]],
-    held: HeldOut,
-    seen: Histories,
-    *,
-    is_candidate: Bool[Tensor, " I"],
-    k: int = 10,
-) -> float:
-    """The mean of NDCG@k over the held-out users: what training and tuning are judged by."""
-    return float(each_ndcg(scores_of, held, seen, is_candidate=is_candidate, k=k).mean())
 
 
 def ranking_values(

@@ -290,13 +290,25 @@ def calibration_error(
     >>> calibration_error(np.array([True, False, False, False]), np.full(4, 0.5))
     0.25
     """
+    bins = equal_bins(labels, probability, num_bins)
+    return sum(abs(float((said - was).sum())) for said, was in bins) / len(probability)
+
+
+def equal_bins(
+    labels: Labels, probability: Float[np.ndarray, " N"], num_bins: int
+) -> list[tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]]:
+    """The rows in order of probability, in bins whose sizes differ by at most one.
+
+    Returns:
+        Of each bin its rows' probabilities, and the mean label of all rows of that probability.
+    """
     distinct, group, size = np.unique(
         _checked(probability), return_inverse=True, return_counts=True
     )
-    mean_label = np.bincount(group, labels) / size
-    gap = np.repeat(distinct - mean_label, size)
-    bins = np.array_split(gap, min(num_bins, len(gap)))
-    return sum(abs(float(rows.sum())) for rows in bins) / len(gap)
+    said = np.repeat(distinct, size)
+    was = np.repeat(np.bincount(group, labels) / size, size)
+    count = min(num_bins, len(said))
+    return list(zip(np.array_split(said, count), np.array_split(was, count), strict=True))
 
 
 def _checked(probability: Float[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:

@@ -33,12 +33,13 @@ def opponents(
     held = ev.held_out(parts.val.positives(), seen)
 
     def score(ranker: Ranker) -> float:
-        return ev.mean_ndcg(
+        values = ev.each_ndcg(
             lambda part: ranker.scores(held.user_rows[part]),
             held,
             seen,
             is_candidate=is_candidate,
         )
+        return float(values.mean())
 
     every = searches(train, seed=config.training.seed)
     for name in config.evaluation.baselines:
