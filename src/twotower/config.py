@@ -142,7 +142,7 @@ class TrainingConfig(Section):
     learning_rate: Rate | Literal["auto"] = Field(
         "auto",
         description="of the dense layers; auto: 0.0002 under softmax, where they stand beside "
-        "ids and histories that know more, else 0.001",
+        "ids and histories that know more, else, and with a transformer, 0.001",
     )
     embedding_learning_rate: Rate | Literal["auto"] = Field(
         "auto",

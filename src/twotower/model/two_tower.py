@@ -208,6 +208,7 @@ class TwoTower(nn.Module):
 def _history(
     config: ModelConfig, num_ids: int | None, *, sparse: bool
 ) -> PooledHistory | TransformerHistory | None:
+    assert config.history != "auto"
     if config.history == "none":
         return None
     if config.history == "transformer":

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from twotower.config import Config
@@ -151,8 +152,14 @@ class Recommender:
         rows = np.arange(len(table))
         recent = liked.latest(self.config.model.history_length)
         shifted = Histories(recent.offsets[1:], recent.items)
-        ids = torch.from_numpy(np.arange(len(self.has_own_id)) * self.has_own_id)
-        return user_vectors(self.model, table, rows, shifted, self.item_vectors, ids).clone()
+        return user_vectors(
+            self.model, table, rows, shifted, self.item_vectors, self._item_ids
+        ).clone()
+
+    @cached_property
+    def _item_ids(self) -> Int64[Tensor, " I1"]:
+        """Of each item row the id that training gave it, or 0."""
+        return torch.from_numpy(np.arange(len(self.has_own_id)) * self.has_own_id)
 
     def encode_items(
         self, values: Mapping[str, np.ndarray], num_items: int
