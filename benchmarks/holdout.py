@@ -8,13 +8,12 @@ holds out; of `amazon-beauty` each user's last item.
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.public import asked
 from twotower import Config, fit, parse_config
 from twotower.evaluation.verdict import outcome
 
@@ -52,13 +51,7 @@ def row(name: str, seed: int, folder: Path) -> str:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("names", nargs="*", default=list(JOBS))
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[42])
-    given = arguments.parse_args()
-    folder = os.environ.get("TWOTOWER_DATA")
-    if folder is None:
-        raise SystemExit("set TWOTOWER_DATA to a folder of data sets (`twotower download`)")
+    given = asked(__doc__, JOBS)
     print(
         "| data | seed | warm users | two towers | popularity | recent popularity | item-kNN "
         "| EASE | iALS | towers less the best baseline | training s | whole s |\n"
@@ -66,7 +59,7 @@ def main() -> None:
     )
     for name in given.names:
         for seed in given.seeds:
-            print(row(name, seed, Path(folder)), flush=True)
+            print(row(name, seed, given.folder), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """The published protocols: our default settings beside the figures of the papers.
 
 Settings and the number of epochs are chosen on a validation part of train, then all of train
-is learned; test is looked at once. Figures are those of the protocol, computed here from the
-recommender's vectors: candidates, cutoffs and ties are the protocol's and not the package's.
+is learned; test is looked at once. Candidates, cutoffs and what is masked are the protocol's.
 
     TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.public import asked
 from twotower import Recommender, fit, parse_config
+from twotower.data.interactions import Interactions, histories
+from twotower.evaluation import evaluate as ev
 
 Tables = dict[str, Any]
 Scores = Mapping[str, float]
@@ -34,49 +34,42 @@ def ranked(
     k: int,
     *,
     masked: bool = True,
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """For each test user the hits among the first k, and how many there were to find.
+) -> Scores:
+    """The means over test users of every metric of their first k items.
 
     Candidates are the items of train, less the user's own in train where ``masked``.
     """
-    wanted = test.groupby("user_id")["item_id"].agg(set)
-    known = train.groupby("user_id")["item_id"].agg(list)
-    is_met = torch.zeros(len(recommender.items) + 1, dtype=torch.bool)
-    is_met[torch.from_numpy(recommender.items.rows(train["item_id"].unique().tolist()))] = True
-    hits, sizes = [], []
-    for start in range(0, len(wanted), 1024):
-        users = wanted.index[start : start + 1024].tolist()
-        vectors = recommender.user_vectors[torch.from_numpy(recommender.users.rows(users))]
-        scores = vectors @ recommender.item_vectors.T
-        scores[:, ~is_met] = -torch.inf
-        for place, user in enumerate(users):
-            if masked and user in known.index:
-                own = recommender.items.rows(known[user])
-                scores[place, torch.from_numpy(own)] = -torch.inf
-        best = recommender.items.of(scores.topk(k).indices.numpy().ravel()).reshape(-1, k)
-        for user, items in zip(users, best, strict=True):
-            hits.append(np.array([item in wanted[user] for item in items.tolist()]))
-            sizes.append(len(wanted[user]))
-    return hits, np.array(sizes)
+    num_users = len(recommender.users)
+    in_train = rows_of(recommender, train)
+    nothing = in_train.take(np.zeros(len(train), bool))
+    seen = histories(in_train if masked else nothing, num_users=num_users)
+    held = ev.held_out(rows_of(recommender, test), seen)
+    is_candidate = torch.zeros(len(recommender.items), dtype=torch.bool)
+    is_candidate[torch.from_numpy(np.unique(in_train.item_rows)).long() - 1] = True
+    vectors = recommender.user_vectors[torch.from_numpy(held.user_rows)]
+    items = recommender.item_vectors[1:]
+    found = ev.rank(
+        lambda part: vectors[part] @ items.T, held, seen, k, is_candidate=is_candidate
+    )
+    values = ev.ranking_values(found, held, [k])
+    # As the recommenders repository has it: over all there is to find, also beyond the list.
+    wanted = np.bincount(held.owners)
+    values[f"map@{k}"] = values[f"average_precision@{k}"] * np.minimum(wanted, k) / wanted
+    return {name: float(each.mean()) for name, each in values.items()}
 
 
-def ndcg(hits: list[np.ndarray], sizes: np.ndarray) -> float:
-    """Binary NDCG; the ideal list has all there is to find, as far as it is long enough."""
-    found, k = np.array(hits), len(hits[0])
-    discount = 1 / np.log2(np.arange(2, k + 2))
-    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(sizes, k)]
-    return float((found @ discount / ideal).mean())
+def rows_of(recommender: Recommender, pairs: pd.DataFrame) -> Interactions:
+    """Pairs of ids, all liked, in the rows of a recommender."""
+    return Interactions(
+        recommender.users.rows(pairs["user_id"].tolist()).astype(np.int32),
+        recommender.items.rows(pairs["item_id"].tolist()).astype(np.int32),
+        np.ones(len(pairs), np.float32),
+    )
 
 
-def recall(hits: list[np.ndarray], sizes: np.ndarray) -> float:
-    return float((np.array(hits).sum(1) / sizes).mean())
-
-
-def mean_precision(hits: list[np.ndarray], sizes: np.ndarray) -> float:
-    """MAP as the recommenders repository has it: over all there is to find."""
-    found = np.array(hits)
-    precision = np.cumsum(found, 1) / np.arange(1, found.shape[1] + 1)
-    return float(((precision * found).sum(1) / sizes).mean())
+def named(found: Scores, names: Mapping[str, str]) -> Scores:
+    """Some of the metrics under the names that the protocol gives them."""
+    return {theirs: found[ours] for theirs, ours in names.items()}
 
 
 def ml_100k(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
@@ -95,13 +88,8 @@ def ml_100k(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
 
     def measure(recommender: Recommender) -> Scores:
         found = ranked(recommender, train, test, 10)
-        hits, _ = found
-        return {
-            "MAP": mean_precision(*found),
-            "nDCG@10": ndcg(*found),
-            "P@10": float(np.array(hits).mean()),
-            "R@10": recall(*found),
-        }
+        names = {"MAP": "map@10", "nDCG@10": "ndcg@10", "P@10": "precision@10"}
+        return named(found, {**names, "R@10": "recall@10"})
 
     sides = {
         side: pd.read_parquet(folder / "ml-100k" / f"{side}.parquet")
@@ -148,7 +136,7 @@ def light_gcn(name: str, rows: tuple[int, int, int]) -> Any:
 
         def measure(recommender: Recommender) -> Scores:
             found = ranked(recommender, train, test, 20)
-            return {"R@20": recall(*found), "NDCG@20": ndcg(*found)}
+            return named(found, {"R@20": "recall@20", "NDCG@20": "ndcg@20"})
 
         return {"train": kept, "val": val, "test": test}, measure
 
@@ -165,7 +153,7 @@ def beauty(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
 
     def measure(recommender: Recommender) -> Scores:
         found = ranked(recommender, train, test, 10, masked=False)
-        return {"R@10": recall(*found), "NDCG@10": ndcg(*found)}
+        return named(found, {"R@10": "recall@10", "NDCG@10": "ndcg@10"})
 
     return {"interactions": pairs}, measure
 
@@ -195,17 +183,11 @@ JOBS: Mapping[str, Job] = {
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("names", nargs="*", default=list(JOBS))
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[42])
-    given = arguments.parse_args()
-    folder = os.environ.get("TWOTOWER_DATA")
-    if folder is None:
-        raise SystemExit("set TWOTOWER_DATA to a folder of data sets (`twotower download`)")
+    given = asked(__doc__, JOBS)
     quick = {"evaluation": {"baselines": ["popularity"], "bootstrap": 10}}
     print("| table | seed | figures on test | epochs | training s |\n|---|--:|---|--:|--:|")
     for name in given.names:
-        tables, measure = JOBS[name].tables(Path(folder))
+        tables, measure = JOBS[name].tables(given.folder)
         found: dict[str, list[float]] = {}
         for seed in given.seeds:
             config = parse_config({**JOBS[name].settings, "training": {"seed": seed}, **quick})
