@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from processes import files_no_larger_than
 from twotower.errors import RunError
 from twotower.model.two_tower import TwoTower
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
@@ -137,17 +135,6 @@ def test_one_that_can_not_be_read_is_named_and_not_trained_over(tmp_path: Path) 
         load_checkpoint(tmp_path, *fresh(), of="this")
 
 
-@contextmanager
-def a_disk_with(size_bytes: int) -> Iterator[None]:
-    """No file may grow larger, as where a disk is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_where_there_is_no_room_the_old_one_stays_and_the_error_says_so(
     tmp_path: Path,
 ) -> None:
@@ -155,7 +142,10 @@ def test_where_there_is_no_room_the_old_one_stays_and_the_error_says_so(
     model, optimizers, progress = trained()
     save_checkpoint(path, model, optimizers, progress, of="this")
     old = path.read_bytes()
-    with a_disk_with(2000), pytest.raises(RunError, match=r"state: .* can not be written"):
+    with (
+        files_no_larger_than(2000),
+        pytest.raises(RunError, match=r"state: .* can not be written"),
+    ):
         save_checkpoint(path, model, optimizers, Progress(2, {}, 1, {}), of="this")
     assert path.read_bytes() == old
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
