@@ -58,6 +58,11 @@ def story(folder: Path) -> dict[str, Done]:
     said["train"] = cold("train --config config/ranking_config.yaml", folder)
     [run] = (folder / "runs").iterdir()
     said["evaluate"] = cold(f"evaluate {run}", folder)
+    (folder / "of train.html").write_bytes((run / "report.html").read_bytes())
+    said["report"] = cold(f"report {run}", folder)
+    said["report of other data"] = warm(
+        f"report {run} --data {LAB} --into measured.html", folder
+    )
     said["recommend"] = cold(f"recommend {run} 3 7 -k 4", folder)
     said["recommend all"] = warm(f"recommend {run} --all -k 5 --into all.parquet", folder)
     said["recommend seen"] = warm(f"recommend {run} 3 -k 30 --include-seen", folder)
@@ -136,6 +141,43 @@ def test_evaluate_finds_what_train_found(story: dict[str, Done]) -> None:
     # But for how long everything took.
     told = [re.sub(r" *[\d,.]+ │\n", "\n", story[name].out) for name in ("train", "evaluate")]
     assert told[0].startswith(told[1])
+
+
+def test_report_writes_again_what_train_wrote(folder: Path, story: dict[str, Done]) -> None:
+    [run] = (folder / "runs").iterdir()
+    assert story["train"].out.splitlines()[-1].endswith("; see report.html there")
+    assert story["report"].out.startswith(f"{run}/report.html  ")
+    assert (run / "report.html").read_bytes() == (folder / "of train.html").read_bytes()
+
+
+def test_report_measures_on_the_data_that_it_is_given(
+    folder: Path, story: dict[str, Done]
+) -> None:
+    assert story["report of other data"].out.startswith("measured.html  ")
+    [run] = (folder / "runs").iterdir()
+    auc = json.loads((run / "metrics.json").read_text())["test_auc"]
+    assert f"<td>{auc:.4f}</td>" in (folder / "measured.html").read_text()
+
+
+def test_without_plotly_train_says_that_the_report_is_left_out(shop: Path) -> None:
+    code = (
+        "import sys; sys.modules['plotly'] = None\n"
+        "from twotower.cli import main\n"
+        f"sys.argv = {['twotower', *TRAIN.split()]}\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=shop, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    notes = [line for line in done.stderr.splitlines() if "report" in line]
+    assert notes == [
+        "note report.html is left out: it is drawn with plotly, which is not installed: "
+        "pip install 'twotower[report]', then `twotower report RUN`"
+    ]
+    [run] = (shop / "runs").iterdir()
+    assert not (run / "report.html").exists()
+    assert not done.stdout.splitlines()[-1].endswith("there")
 
 
 def test_strict_ends_with_1_where_a_baseline_is_not_beaten_and_only_there(
@@ -428,9 +470,9 @@ def test_a_training_killed_five_times_and_resumed_gives_the_run_of_one_never_kil
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """What is in a run, but for the seconds that it took."""
+    """What is in a run, but for what tells the seconds that it took."""
     paths = [path for path in run.rglob("*") if path.is_file()]
-    taken = {"metrics.json", "manifest.json"}
+    taken = {"metrics.json", "manifest.json", "report.html"}
     return {str(p.relative_to(run)): p.read_bytes() for p in paths if p.name not in taken}
 
 
