@@ -89,10 +89,10 @@ def slices(parts: Sequence[Mapping[str, Any]], baseline: str, metric: str) -> go
     """By how much the towers are better than the best baseline, for whom."""
     # Plotly draws from below.
     parts = list(reversed(parts))
-    title = f"{metric}: two towers less {NAMES[baseline]}"
+    title = f"{metric}, less {NAMES[baseline]}"
     names = [part["slice"] for part in parts]
     figure = _intervals(names, [part["difference"] for part in parts], title)
-    short = (name if len(name) <= 30 else name[:29] + "…" for name in names)
+    short = (name if len(name) <= 28 else name[:27] + "…" for name in names)
     labels = [f"{name} ({part['users']:,})" for name, part in zip(short, parts, strict=True)]
     figure.update_yaxes(ticktext=[plain(label) for label in labels])
     figure.update_traces(

@@ -17,6 +17,8 @@
   const plain = (text) =>
     text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
 
+  const short = (text, most) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
+
   // Of middle tones, which are seen by day and by night; the last is for none of these.
   const tones = ["#2f7de1", "#d9730d", "#2c9a5b", "#db4b4b", "#9a6ae0", "#1799a3", "#c94f9b",
     "#94712f", "#6f8f1a"];
@@ -41,7 +43,7 @@
         .sort((one, other) => other[1] - one[1])
         .map(([name, code, chosen]) =>
           some(chosen, { color: tones[code < colouring.labels.length ? code : -1] || grey },
-            { name: plain(name), legendrank: code }));
+            { name: plain(short(name, 24)), legendrank: code }));
     }
     const there = every.filter((n) => colouring.values[n] !== null);
     const missing = every.filter((n) => colouring.values[n] === null);
@@ -54,7 +56,7 @@
       some(there, {
         color: there.map((n) => colouring.values[n]), colorscale: scale,
         cmin: colouring.low, cmax: colouring.high,
-        colorbar: { title: { text: plain(colouring.name) }, thickness: 12, outlinewidth: 0,
+        colorbar: { title: { text: plain(short(colouring.name, 24)) }, thickness: 12, outlinewidth: 0,
           orientation: "h", y: 1.01, yanchor: "bottom", len: 0.6, ...ticks },
       }, { showlegend: false }),
     ];
