@@ -85,13 +85,13 @@ def scores(summary: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def slices(parts: Sequence[Mapping[str, Any]], baseline: str, metric: str) -> go.Figure:
+def slices(parts: Sequence[Mapping[str, Any]]) -> go.Figure:
     """By how much the towers are better than the best baseline, for whom."""
     # Plotly draws from below.
     parts = list(reversed(parts))
-    title = f"{metric}, less {NAMES[baseline]}"
     names = [part["slice"] for part in parts]
-    figure = _intervals(names, [part["difference"] for part in parts], title)
+    # What the axis is stands above the chart: on a phone there is no room below.
+    figure = _intervals(names, [part["difference"] for part in parts], "")
     short = (name if len(name) <= 28 else name[:27] + "…" for name in names)
     labels = [f"{name} ({part['users']:,})" for name, part in zip(short, parts, strict=True)]
     figure.update_yaxes(ticktext=[plain(label) for label in labels])
@@ -193,7 +193,7 @@ def _intervals(
         zeroline=False,
         range=[-0.6, len(names) - 0.4],
     )
-    figure.update_xaxes(title=title, zeroline=False)
+    figure.update_xaxes(title=title, zeroline=False, tickangle=0, nticks=7)
     return figure
 
 

@@ -113,6 +113,7 @@ def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
         ],
         "for_whom": list(for_whom(measured)),
         "slices": tables.slices(measured),
+        "best_baseline": tables.best_baseline(measured),
         "labels": tables.labels(measured),
         "reliability": tables.reliability(chances) if chances else None,
         "popularity": tables.popularity(measured) if "beyond_accuracy" in measured else None,
@@ -144,8 +145,7 @@ def _figures(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
             found[f"scores-{group}"] = figures.scores(summary)
     parts = tables.sorted_slices(measured)
     if parts:
-        told = measured["verdict"]
-        found["slices"] = figures.slices(parts, told["best_baseline"], told["metric"])
+        found["slices"] = figures.slices(parts)
     if measured.get("reliability"):
         found["reliability"] = figures.reliability(measured["reliability"])
     shares = measured.get("popularity", {}).get("shares")

@@ -136,12 +136,17 @@ def slices(measured: Mapping[str, Any]) -> Table | None:
         difference = part["difference"]
         cells: list[Cell] = [*scores, _pair(difference, sign="+")]
         rows.append(Row(part["slice"], cells, outcome(difference)))
-    best = NAMES[measured["verdict"]["best_baseline"]]
     return Table(
         f"{measured['verdict']['metric']} of each slice's users. {_MARKS}",
-        ["users", NAMES["towers"], best, "difference"],
+        ["users", NAMES["towers"], best_baseline(measured), "difference"],
         rows,
     )
+
+
+def best_baseline(measured: Mapping[str, Any]) -> str:
+    """Its name in words, nothing where there is none."""
+    found = measured.get("verdict")
+    return NAMES[found["best_baseline"]] if found else ""
 
 
 def sorted_slices(measured: Mapping[str, Any]) -> list[Mapping[str, Any]]:
