@@ -162,7 +162,8 @@ def train(
     strict: Strict = False,
 ) -> None:
     """Train two towers, measure them beside the baselines, and write a run."""
-    from twotower import pipeline, runs
+    from twotower import pipeline
+    from twotower.report.page import REPORT
     from twotower.terminal import show
     from twotower.terminal.progress import Bars
 
@@ -182,7 +183,7 @@ def train(
     out.print(
         f"{directory}  trained in {recommender.metrics['train_seconds']:.1f} s, "
         + (f"best epoch {best}" if best else "no epoch was better than the start")
-        + (f"; see {runs.REPORT} there" if (directory / runs.REPORT).is_file() else ""),
+        + (f"; see {REPORT} there" if (directory / REPORT).is_file() else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -282,14 +283,14 @@ def report(
 ) -> None:
     """Write a run's page again, for a browser and offline: curves, verdict, map, examples."""
     from twotower import pipeline, runs
-    from twotower.report.page import write_report
+    from twotower.report.page import REPORT, write_report
     from twotower.terminal.progress import Bars
 
     recommender = runs.load(run)
     with Bars(err) as bars:
         measured = pipeline.evaluate(recommender, data, watch=bars) if data else None
         bars.stage("report")
-        path = write_report(recommender, into or run / runs.REPORT, measured=measured)
+        path = write_report(recommender, into or run / REPORT, measured=measured)
     size = path.stat().st_size / 1e6
     out.print(f"{path}  {size:.1f} MB, open it in a browser", highlight=False, soft_wrap=True)
 

@@ -32,7 +32,7 @@ from twotower.errors import DataError, RunError, TwoTowerError
 from twotower.evaluation.assess import assess
 from twotower.evaluation.calibration import fit_line
 from twotower.evaluation.validation import validation
-from twotower.report.page import WITHOUT_PLOTLY, can_draw, page
+from twotower.report.page import draw
 from twotower.retrieval.encode import (
     item_vectors,
     require_finite,
@@ -104,15 +104,6 @@ def train(
         raise
     unfinished.leave(work, keep_checkpoints=False)
     return recommender, directory
-
-
-def draw(recommender: Recommender, watch: Watch) -> bytes | None:
-    """The run's page; None where the library that draws is not installed."""
-    if not can_draw():
-        watch.note(f"{runs.REPORT} is left out: {WITHOUT_PLOTLY}, then `twotower report RUN`")
-        return None
-    watch.stage("report")
-    return page(recommender)
 
 
 def fit(

@@ -44,11 +44,11 @@ from twotower.data.schema import Column
 from twotower.data.writing import write_parquet
 from twotower.errors import RunError, TwoTowerError, reason
 from twotower.model.two_tower import TwoTower
+from twotower.report.page import REPORT
 from twotower.retrieval.recommender import Recommender
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-REPORT = "report.html"
 
 
 def save(

@@ -23,7 +23,9 @@ from twotower.evaluation.words import FEWEST_USERS, for_whom, main_metrics, num_
 from twotower.report import tables
 from twotower.report.atlas import atlas
 from twotower.retrieval.recommender import Recommender
+from twotower.watch import Watch
 
+REPORT = "report.html"
 WITHOUT_PLOTLY = (
     "it is drawn with plotly, which is not installed: pip install 'twotower[report]'"
 )
@@ -50,6 +52,15 @@ def write_report(
     with whole_file(path) as beside:
         beside.write_bytes(page(recommender, measured))
     return path
+
+
+def draw(recommender: Recommender, watch: Watch) -> bytes | None:
+    """The page of a training; None, and a note, where the libraries that draw are not there."""
+    if not can_draw():
+        watch.note(f"{REPORT} is left out: {WITHOUT_PLOTLY}, then `twotower report RUN`")
+        return None
+    watch.stage("report")
+    return page(recommender)
 
 
 def page(recommender: Recommender, measured: Mapping[str, Any] | None = None) -> bytes:
