@@ -14,6 +14,7 @@ import twotower
 SOURCE = Path(twotower.__file__).parent
 ROOMS = [
     "errors",
+    "complaints",
     "config",
     "data",
     "model",

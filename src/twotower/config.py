@@ -7,15 +7,14 @@ The lab's ``ranking_config.yaml`` is a valid file; every section and every key i
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from twotower.complaints import describe_all, shown
 from twotower.errors import ConfigError, join_mistakes, reason
 
 Kind = Literal[
@@ -35,7 +34,9 @@ Kind = Literal[
     "ignore",
 ]
 Baseline = Literal["popularity", "recent_popularity", "item_knn", "ease", "ials"]
-Loss = Literal["bce", "triplet", "bpr", "in_batch_softmax", "softmax"]
+Loss = Literal["bce", "triplet", "bpr", "ccl", "warp", "in_batch_softmax", "softmax"]
+NegativesFrom = Literal["labels", "one", "all", "uniform", "popularity", "in_batch", "mixed"]
+LogQ = Literal["none", "classic", "corrected"]
 SplitName = Literal[
     "given",
     "time",
@@ -45,7 +46,6 @@ SplitName = Literal[
     "cold_items",
     "cold_users",
 ]
-_WANTED = "Input should be "
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 
@@ -85,8 +85,8 @@ class ModelConfig(Section):
     )
     item_ids: bool | Literal["auto"] = Field(
         "auto",
-        description="an embedding for each item's id; auto: yes, but under bce and triplet not "
-        "where items have features but under 20 interactions each",
+        description="an embedding for each item's id; auto: yes, but where bce and triplet "
+        "learn from labels not where items have features but under 20 interactions each",
     )
     id_dropout: float = Field(
         0.05,
@@ -105,7 +105,7 @@ class ModelConfig(Section):
         description="how a user's past items become one vector; mean: of their embeddings; "
         "weighted: by how recent they are; attention: by what they are, both learned; "
         "transformer: read in order, each item found from those before it; auto: mean, but "
-        "none for bce and triplet",
+        "none where bce and triplet learn from labels",
     )
     history_length: Width = Field(500, description="how many of the last items count, L")
     history_layers: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -126,18 +126,63 @@ class TrainingConfig(Section):
 
     loss: Loss | Literal["auto"] = Field(
         "auto",
-        description="auto: bce where labels hold both likes and dislikes, else softmax, or "
-        "in_batch_softmax with history none",
+        description="what a liked item's score is compared by; ccl: cosine contrastive; warp: "
+        "a hinge weighed by rank; auto: bce where labels hold both likes and dislikes, else "
+        "softmax, or in_batch_softmax with history none; docs/losses.md says which to choose",
+    )
+    negatives_from: NegativesFrom | Literal["auto"] = Field(
+        "auto",
+        description="where the others come from; labels: what the user disliked; one: one "
+        "item a row that the user is not known to like; all: every other item; uniform or "
+        "popularity: drawn anew each step and shared by the batch; in_batch: items of the "
+        "batch's other rows; mixed: in_batch and uniform; auto: labels for bce and triplet, one for bpr, "
+        "uniform for ccl and warp, in_batch for in_batch_softmax, for softmax what negatives "
+        "says; where negatives is set, uniform for bpr and mixed for in_batch_softmax",
     )
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | Literal["auto"] = Field(
         "auto",
         description="interactions of a step; softmax takes whole users until there are so "
-        "many; auto: 256 for bce and triplet, 2,048 for the others",
+        "many; auto: 256 for bce and triplet from labels, 2,048 for the others",
     )
     negatives: Annotated[int, Field(ge=0, le=1_048_576)] | Literal["auto"] = Field(
         "auto",
-        description="softmax: how many items, drawn anew each step, stand for all others; 0: "
-        "all others themselves; auto: all up to 10,000 items, else 2,048",
+        description="how many items, drawn anew each step, stand for all others; under "
+        "softmax 0 means all others themselves; auto: under softmax all up to 10,000 items, "
+        "else 2,048, or as many as there are items",
+    )
+    distinct_negatives: bool = Field(
+        False, description="others that were sampled twice in a step count once"
+    )
+    memory_batches: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        0,
+        description="of how many earlier batches the items stay among the others, with the "
+        "embeddings they had then",
+    )
+    hard_negatives: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0,
+        description="others of each row's own, beside the shared ones, drawn from what the "
+        "towers ranked hard_ranks for its user when the epoch began",
+    )
+    hard_ranks: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        (50, 500), description="first and last rank of hard negatives; items liked are skipped"
+    )
+    hard_after: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        3, description="epochs without hard negatives at the beginning"
+    )
+    log_q: LogQ | Literal["auto"] = Field(
+        "auto",
+        description="whether others count in inverse proportion to their chance to be sampled; "
+        "corrected: so that all others are what is aimed at; classic, of the softmax losses: "
+        "the liked item is corrected as well; auto: corrected for the softmax losses, none for "
+        "the others, which are told more by what is drawn more",
+    )
+    semi_hard: bool = Field(
+        False,
+        description="triplet: only the nearest of the others that is farther than the liked "
+        "item counts, not the mean over all",
+    )
+    negative_weight: float = Field(
+        30.0, gt=0, description="ccl: how much the others weigh beside the liked item"
     )
     learning_rate: Rate | Literal["auto"] = Field(
         "auto",
@@ -161,9 +206,14 @@ class TrainingConfig(Section):
         "epochs that validation chose",
     )
     early_stopping_metric: Literal["auto", "loss", "ndcg"] = Field(
-        "auto", description="auto: loss for bce (as the lab), ndcg@10 for the others"
+        "auto",
+        description="auto: loss for bce from labels (as the lab), ndcg@10 for the others",
     )
-    margin: float = Field(1.0, gt=0, description="triplet: squared distance to keep")
+    margin: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="triplet: squared distance to keep; warp: score to keep; ccl: cosine up to "
+        "which others are let alone; auto: 1, for ccl 0.4",
+    )
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         42, description="of everything random: split, weights, order of the batches"
     )
@@ -295,81 +345,9 @@ def parse_config(values: object, *, where: str = "config") -> Config:
         found = type(values).__name__
         raise ConfigError(
             f"{where}: expected sections such as 'model:' and 'training:', found "
-            f"{_shown(values)}, a {found}"
+            f"{shown(values)}, a {found}"
         )
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(join_mistakes(where, _describe_all(error))) from None
-
-
-def _describe_all(error: ValidationError) -> list[str]:
-    """One line a key; what each branch of a union expects is joined by or."""
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for mistake in error.errors(include_url=False):
-        lines.setdefault(_path(mistake["loc"]), []).append(dict(mistake))
-    return [_describe(path, mistakes) for path, mistakes in lines.items()]
-
-
-def _describe(path: str, mistakes: Sequence[Mapping[str, Any]]) -> str:
-    first = mistakes[0]
-    if first["type"] == "extra_forbidden":
-        return f"{path}: unknown key; {_hint(first['loc'])}"
-    if first["type"] in {"model_type", "model_attributes_type"}:
-        found = type(first["input"]).__name__
-        return f"{path}: expected keys with values, found {_shown(first['input'])}, a {found}"
-    # Why a text could not be read as a number says less than the text itself, shown behind.
-    wanted = dict.fromkeys(str(each["msg"]).split(", unable")[0] for each in mistakes)
-    said, *others = wanted
-    for other in others:
-        # "'a' or 'b'" and "'c'" are "'a', 'b' or 'c'".
-        said = said.replace("' or '", "', '") + " or " + other.removeprefix(_WANTED)
-    return f"{path or 'file'}: {said} (got {_shown(first['input'])})"
-
-
-def _path(location: Sequence[int | str]) -> str:
-    """The key as the file spells it, without the names of a union's branches behind it."""
-    keys = [str(part) for part in location if part != "[key]"]
-    section = Config.model_fields.get(keys[0]) if keys else None
-    if section is None or not isinstance(section.annotation, type) or len(keys) < 2:
-        return ".".join(keys)
-    field = section.annotation.model_fields.get(keys[1])
-    is_union = field is not None and get_origin(field.annotation) in {Union, UnionType}
-    return ".".join(keys[:2] if is_union else keys)
-
-
-def _hint(location: Sequence[int | str]) -> str:
-    keys = [str(part) for part in location]
-    known = _known_keys(keys[:-1])
-    close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.4)
-    if not close:
-        # An abbreviation such as "lr" is no close match letter by letter.
-        close = [key for key in known if _initials(key) == keys[-1].lower()]
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"known keys: {', '.join(known)}"
-
-
-def _shown(value: object) -> str:
-    try:
-        found = repr(value)
-    except ValueError:
-        # A number of more digits than Python writes.
-        return "a number beyond all bounds"
-    return found if len(found) <= 60 else found[:57] + "..."
-
-
-def _initials(key: str) -> str:
-    return "".join(word[:1] for word in key.split("_"))
-
-
-def _known_keys(path: list[str]) -> list[str]:
-    section: type[BaseModel] = Config
-    for key in path:
-        field = section.model_fields.get(key)
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        if not issubclass(field.annotation, BaseModel):
-            return []
-        section = field.annotation
-    return list(section.model_fields)
+        raise ConfigError(join_mistakes(where, describe_all(error, Config))) from None

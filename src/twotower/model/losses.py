@@ -43,7 +43,7 @@ def binary_cross_entropy(
     if weights is None:
         return F.binary_cross_entropy_with_logits(logits, labels)
     loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return _shares(weights, loss) @ loss
+    return weighted_mean(loss, weights)
 
 
 def triplet(
@@ -224,6 +224,11 @@ def full_softmax(
             excluded = excluded.sort()[0]
     user = user / temperature
     return _cross_entropy(user, items, None, targets, share[order], excluded, chunk_rows)
+
+
+def weighted_mean(losses: Float[Tensor, " B"], weights: Float[Tensor, " B"] | None) -> Scalar:
+    """``sum(weight * loss) / sum(weight)``, and 0 where all weights are 0."""
+    return _shares(weights, losses) @ losses
 
 
 def _places(is_hit: Bool[Tensor, "B N"]) -> Int64[Tensor, " H"]:

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from twotower.data.interactions import Histories, Interactions, offsets_of, ranges
+from twotower.training.mining import Hard
+from twotower.training.negatives import Memory
 from twotower.training.sampling import PositivePairs, uniform_negatives
 
 
@@ -24,6 +26,9 @@ class PairBatch:
         labels: what the item's affinity should be.
         times: when they met, or None.
         other_rows: the other items; None for losses that need none.
+        negatives: items drawn for all rows; None where nothing is shared by them.
+        hard: of each row others of its own; None where nothing was mined.
+        memory: what is left of the batches before.
     """
 
     user_rows: Int64[np.ndarray, " B"]
@@ -32,9 +37,21 @@ class PairBatch:
     weights: Float32[np.ndarray, " B"] | None
     times: Int64[np.ndarray, " B"] | None
     other_rows: Int64[np.ndarray, " B"] | None = None
+    negatives: Int64[np.ndarray, " N"] | None = None
+    hard: Hard | None = None
+    memory: Memory | None = None
 
     def __len__(self) -> int:
         return len(self.user_rows)
+
+    @property
+    def items(self) -> Int64[np.ndarray, " B"]:
+        """Of each row the item."""
+        return self.item_rows
+
+    def owners(self) -> Int64[np.ndarray, " B"]:
+        """Of each item the basket: its row."""
+        return np.arange(len(self))
 
 
 @dataclass(frozen=True)
@@ -45,15 +62,31 @@ class UserBatch:
         items: of each pair the item.
         offsets: the pairs of user b are ``offsets[b]`` to ``offsets[b + 1]``.
         negatives: items that stand for all others; None where all others are there themselves.
+        hard: of each pair others of its own; None where nothing was mined.
+        memory: what is left of the batches before.
     """
 
     user_rows: Int64[np.ndarray, " B"]
     items: Int64[np.ndarray, " P"]
     offsets: Int64[np.ndarray, " B1"]
     negatives: Int64[np.ndarray, " N"] | None = None
+    hard: Hard | None = None
+    memory: Memory | None = None
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def owners(self) -> Int64[np.ndarray, " P"]:
+        """Of each item the basket: its user's place."""
+        return np.repeat(np.arange(len(self.user_rows)), np.diff(self.offsets))
+
+
+Batch = PairBatch | UserBatch
+
+
+def num_baskets(batch: Batch) -> int:
+    """How many rows, or whole users, a batch is made of."""
+    return len(batch.user_rows)
 
 
 def pointwise(

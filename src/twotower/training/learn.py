@@ -87,6 +87,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         items,
         train,
         history_length=config.model.history_length,
+        has_history=config.model.history != "none",
         is_by_features=config.model.history == "none" and not config.model.user_ids,
         is_in_order=config.model.history == "transformer",
     )
@@ -102,7 +103,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
     if loss == "softmax":
         # There it is a temperature, which training would lower to know train by heart.
         model.log_scale.requires_grad_(False)
-    if loss == "bce":
+    if loss == "bce" and config.training.negatives_from == "labels":
         liked = float(train.labels.mean())
         model.offset.data.fill_(float(np.log(liked / (1 - liked))))
     learned = Learned(
@@ -113,7 +114,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
 
 def _is_sparse(config: Config) -> bool:
     """Whether a step reads only a part of the items."""
-    return config.training.loss != "softmax" or config.training.negatives != 0
+    return config.training.negatives_from != "all"
 
 
 def _encode(

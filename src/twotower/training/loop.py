@@ -147,12 +147,13 @@ def epochs(
             on_epoch()
         rng = np.random.default_rng([config.seed, 3, number])
         torch.manual_seed(int(rng.integers(2**62)))
+        windows = objective.windows(model, number)
         model.train()
         # Sums of a loss a row; read once an epoch, lest each step waits for the device.
         total = torch.zeros((), dtype=torch.float64)
         rows = 0
         with _threads_for(objective, batch_size):
-            for batch in objective.batches(batch_size, rng):
+            for batch in objective.batches(batch_size, rng, windows):
                 loss = objective.loss_of(model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizers.step()

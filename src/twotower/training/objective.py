@@ -11,16 +11,19 @@ from torch import Tensor
 
 from twotower.config import Loss, TrainingConfig
 from twotower.data.features import FeatureTable
-from twotower.data.interactions import Histories, Interactions, histories, offsets_of, ranges
+from twotower.data.interactions import Histories, Interactions, histories
 from twotower.errors import DataError
 from twotower.model import losses
-from twotower.model.history import PackedHistory
 from twotower.model.two_tower import TwoTower
-from twotower.training import batches
-from twotower.training.batches import PairBatch, UserBatch
-from twotower.training.sampling import PositivePairs, log_share
+from twotower.training import batches, encoding
+from twotower.training.batches import Batch, PairBatch, UserBatch, num_baskets
+from twotower.training.choices import SOFTMAX
+from twotower.training.comparison import Comparison, row_loss_of, vectors_of
+from twotower.training.encoding import Encoded
+from twotower.training.mining import draw, mine
+from twotower.training.negatives import Memory, Negatives, Shared, negatives_of
+from twotower.training.sampling import PositivePairs
 
-Batch = PairBatch | UserBatch
 # Rows of a user in a batch, where the user tower reads features alone: it encodes each user
 # once. An id or a history of its own wants a step of its own.
 _SIDE_BY_SIDE = 8
@@ -31,12 +34,15 @@ class Objective:
     """What is learned from: features, interactions and the loss.
 
     Attributes:
+        config: with nothing about losses left on "auto".
         users, items: feature tables, row 0 included, on the model's device.
         train: all training interactions.
-        liked: each user's positives, oldest first; under softmax each once.
-        met: item rows that somebody liked, ascending.
+        liked: each user's positives, oldest first; each once where users come whole.
+        num_liked: of each user how many items.
+        negatives: where others come from.
         history_length: how many of the last items a history holds.
         is_by_features: that users have neither an id of their own nor a history.
+        is_by_users: that a batch holds whole users, each item found from its user's others.
         is_in_order: that a history is read in order, and an item found from those before it.
     """
 
@@ -46,13 +52,14 @@ class Objective:
     items: FeatureTable
     train: Interactions
     liked: Histories
+    num_liked: np.ndarray
     positives: Interactions
     disliked: Histories
-    met: np.ndarray
     known: PositivePairs
-    log_q: Tensor
+    negatives: Negatives
     history_length: int
     is_by_features: bool
+    is_by_users: bool
     is_in_order: bool
 
     @property
@@ -60,162 +67,153 @@ class Objective:
         """Items, row 0 not counted."""
         return len(self.items) - 1
 
-    def batches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """An epoch."""
-        if self.loss == "softmax":
-            for batch in batches.whole_users(
+    @property
+    def met(self) -> np.ndarray:
+        """Item rows that somebody liked, ascending."""
+        return self.negatives.met
+
+    def windows(self, model: TwoTower, epoch: int) -> np.ndarray | None:
+        """Of each user what an epoch's hard negatives are drawn from; None where it has none."""
+        if not self.config.hard_negatives or epoch <= self.config.hard_after:
+            return None
+        return mine(
+            model,
+            self.users,
+            self.items,
+            self.liked,
+            self.met,
+            self.config.hard_ranks,
+            history_length=self.history_length,
+        )
+
+    def batches(
+        self, batch_size: int, rng: np.random.Generator, windows: np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """An epoch.
+
+        Args:
+            windows: what ``windows`` gave. A batch's memory is filled by ``loss_of`` of those
+                before it.
+        """
+        count = self.config.memory_batches
+        memory = Memory(count) if count else None
+        for batch in self._rows(batch_size, rng):
+            if self.negatives.is_sampled:
+                batch = replace(batch, negatives=self.negatives.draw(rng), memory=memory)
+            if windows is not None:
+                own = windows[batch.user_rows[batch.owners()]]
+                batch = replace(batch, hard=draw(own, self.config.hard_negatives, rng))
+            yield batch
+
+    def _rows(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """An epoch's rows, before anything is drawn that they share."""
+        source, runs = self.config.negatives_from, {"side_by_side": self._side_by_side()}
+        if self.is_by_users:
+            yield from batches.whole_users(
                 self.liked, self.history_length, batch_size, rng, in_order=self.is_in_order
-            ):
-                yield replace(batch, negatives=self._negatives(rng))
-        elif self.loss == "triplet":
-            yield from batches.triplets(
-                self.positives,
-                self.disliked,
-                batch_size,
-                rng,
-                side_by_side=self._side_by_side(),
             )
-        elif self.loss == "bpr":
+        elif source == "one":
             yield from batches.pairwise(
                 self.positives, self.known, self.num_items, batch_size, rng
             )
+        elif source == "labels" and self.loss != "bce":
+            yield from batches.triplets(self.positives, self.disliked, batch_size, rng, **runs)
         else:
-            rows = self.train if self.loss == "bce" else self.positives
-            yield from batches.pointwise(
-                rows, batch_size, rng, side_by_side=self._side_by_side()
-            )
-
-    def _negatives(self, rng: np.random.Generator) -> np.ndarray | None:
-        """Items drawn from those that were met; a new one is nobody's negative."""
-        if self.config.negatives == 0:
-            return None
-        assert self.config.negatives != "auto"
-        return rng.choice(self.met, self.config.negatives)
+            rows = self.train if source == "labels" else self.positives
+            yield from batches.pointwise(rows, batch_size, rng, **runs)
 
     def _side_by_side(self) -> int:
-        # In a softmax over the batch the user's own items would be no negatives.
-        return _SIDE_BY_SIDE if self.is_by_features and self.loss != "in_batch_softmax" else 1
+        # Rows of one user would be no negatives of each other.
+        has_baskets = self.negatives.is_in_batch or self.config.memory_batches > 0
+        return _SIDE_BY_SIDE if self.is_by_features and not has_baskets else 1
 
     def num_rows(self) -> int:
         """Rows of an epoch."""
-        if self.loss == "softmax":
+        if self.is_by_users:
             lengths = np.minimum(self.liked.lengths(), self.history_length)
             return int(lengths[lengths > 1].sum())
-        if self.loss == "triplet":
-            return int((self.disliked.lengths()[self.positives.user_rows] > 0).sum())
-        return len(self.train if self.loss == "bce" else self.positives)
+        if self.config.negatives_from != "labels":
+            return len(self.positives)
+        if self.loss == "bce":
+            return len(self.train)
+        return int((self.disliked.lengths()[self.positives.user_rows] > 0).sum())
 
     def loss_of(self, model: TwoTower, batch: Batch) -> Tensor:
         """The loss of one batch, ready for ``backward``."""
-        if isinstance(batch, UserBatch):
-            return self._softmax(model, batch)
-        return self._pairs(model, batch)
-
-    def _softmax(self, model: TwoTower, batch: UserBatch) -> Tensor:
-        device = self.users.ids.device
-        candidates = self.met
+        if isinstance(batch, PairBatch) and self._is_one_to_one(batch):
+            return self._one_to_one(model, batch)
+        shared = None
         if batch.negatives is not None:
-            candidates = np.unique(np.concatenate([batch.items, batch.negatives]))
-        rows = torch.from_numpy(candidates).to(device)
-        table = model.hide_item_ids(self.items.take(rows))
-        embeddings = model.encode_items(table)
-        items = model.item_vectors(embeddings, table)
-        targets = torch.from_numpy(np.searchsorted(candidates, batch.items)).to(device)
-        offsets = torch.from_numpy(batch.offsets).to(device)
-        history = PackedHistory(targets, offsets, embeddings, table.ids)
-        user_rows = torch.from_numpy(batch.user_rows).to(device)
-        people = model.hide_user_ids(self.users.take(user_rows))
-        users = model.user_vectors(model.encode_users_for_each(people, history))
-        if batch.negatives is None:
-            pairs, others = _each_beside_its_users_others(batch.offsets)
-            return losses.full_softmax(
-                users,
-                items,
-                targets,
-                torch.arange(len(batch), device=device),
-                excluded_rows=targets[torch.from_numpy(others).to(device)],
-                excluded_users=torch.from_numpy(pairs).to(device),
+            shared = self.negatives.together(
+                batch.negatives, batch.items, batch.owners(), batch.memory
             )
-        negatives = torch.from_numpy(np.searchsorted(candidates, batch.negatives)).to(device)
-        is_hit = torch.from_numpy(_hits(batch)).to(device)
-        return losses.sampled_softmax(
-            users,
-            items.index_select(0, targets),
-            items.index_select(0, negatives),
-            is_hit.index_select(0, history.owners()),
-            log_q_negative=users.new_full((len(negatives),), -np.log(len(self.met))),
+        rows = self._encode(model, batch, shared)
+        beside = Comparison(
+            self.loss,
+            self.config,
+            self.negatives,
+            self.liked,
+            self.num_liked,
+            batch,
+            rows,
+            shared,
+        )
+        if self.loss not in SOFTMAX or batch.hard is not None:
+            loss = beside.of_rows(row_loss_of(model, self.config, self.loss))
+        else:
+            loss = beside.of_all_items() if shared is None else beside.of_samples()
+        if batch.memory is not None:
+            vectors = rows.items.index_select(0, rows.liked)
+            batch.memory.keep(batch.items, vectors, num_baskets(batch))
+        return loss
+
+    def _encode(self, model: TwoTower, batch: Batch, shared: Shared | None) -> Encoded:
+        """Vectors of a batch's users and of all items that it needs."""
+        others = [] if shared is None else [shared.fresh]
+        if self.config.negatives_from == "all":
+            others.append(self.met)
+        if batch.hard is not None:
+            others.append(batch.hard.items.ravel())
+        if isinstance(batch, UserBatch):
+            numbers = np.unique(np.concatenate([batch.items, *others]))
+            return encoding.whole_users(model, self.users, self.items, batch, numbers)
+        if batch.other_rows is not None:
+            others.append(batch.other_rows)
+        encoded = self._encode_pairs(model, batch, np.concatenate(others))
+        return vectors_of(model, self.loss, encoded)
+
+    def _encode_pairs(self, model: TwoTower, batch: PairBatch, others: np.ndarray) -> Encoded:
+        return encoding.pairs(
+            model, self.users, self.items, batch, others, self.liked, self.history_length
         )
 
-    def _pairs(self, model: TwoTower, batch: PairBatch) -> Tensor:
-        device = self.users.ids.device
-        history_items, counts = np.empty(0, np.int64), np.zeros(len(batch), np.int64)
-        if model.history is not None:
-            history_items, counts = self._past(batch)
-        parts = [batch.item_rows, history_items]
-        if batch.other_rows is not None:
-            parts.insert(1, batch.other_rows)
-        # Each item of the batch goes through the tower once, however often it occurs.
-        unique, inverse = np.unique(np.concatenate(parts), return_inverse=True)
-        place = torch.from_numpy(inverse.astype(np.int64)).to(device)
-        table = model.hide_item_ids(self.items.take(torch.from_numpy(unique).to(device)))
-        embeddings = model.encode_items(table)
-        packed = None
-        if model.history is not None:
-            past = place[len(place) - len(history_items) :]
-            offsets = torch.from_numpy(offsets_of(counts)).to(device)
-            packed = PackedHistory(past, offsets, embeddings, table.ids)
-            users = self._encode_users(model, batch.user_rows, packed)
-        else:
-            distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
-            users = self._encode_users(model, distinct, None)
-            # index_select adds its gradients up several times faster than indexing does.
-            users = users.index_select(0, torch.from_numpy(user_place).to(device))
-        own, other = place[: len(batch)], place[len(batch) : 2 * len(batch)]
-        if self.loss == "in_batch_softmax":
-            vectors = model.item_vectors(embeddings, table).index_select(0, own)
-            return self._in_batch(model.user_vectors(users), vectors, batch)
+    def _is_one_to_one(self, batch: PairBatch) -> bool:
+        """Whether a row is compared with one other, or with its own label."""
+        if self.loss == "bce":
+            return self.config.negatives_from == "labels"
+        has_one = batch.other_rows is not None and batch.hard is None
+        return has_one and self.loss in {"triplet", "bpr"}
+
+    def _one_to_one(self, model: TwoTower, batch: PairBatch) -> Tensor:
+        others = batch.items[:0] if batch.other_rows is None else batch.other_rows
+        encoded = self._encode_pairs(model, batch, others)
+        users, embeddings, ids = encoded.users, encoded.items, encoded.table.ids
+        own, other = encoded.liked, encoded.places(others)
         liked = embeddings.index_select(0, own)
         if self.loss == "triplet":
+            assert self.config.margin != "auto"
             disliked = embeddings.index_select(0, other)
             return losses.triplet(users, liked, disliked, margin=self.config.margin)
-        scores = model.pair_scores(users, liked, table.ids[own])
+        scores = model.pair_scores(users, liked, ids[own])
         if self.loss == "bpr":
             negatives = embeddings.index_select(0, other)
-            less = model.pair_scores(users, negatives, table.ids[other])
-            return losses.bpr(scores, less)
-        labels = torch.from_numpy(batch.labels).to(device)
-        weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
-        return losses.binary_cross_entropy(model.logits(scores), labels, weights)
-
-    def _encode_users(
-        self, model: TwoTower, user_rows: np.ndarray, packed: PackedHistory | None
-    ) -> Tensor:
-        rows = torch.from_numpy(user_rows).to(self.users.ids.device)
-        shown = packed and packed.only(model.is_shown(packed))
-        return model.encode_users(model.hide_user_ids(self.users.take(rows)), shown)
-
-    def _in_batch(self, users: Tensor, items: Tensor, batch: PairBatch) -> Tensor:
-        is_hit = self.known.contain(batch.user_rows[:, None], batch.item_rows[None, :])
-        device = users.device
-        rows = torch.from_numpy(batch.item_rows).to(device)
-        weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
-        hits = torch.from_numpy(is_hit).to(device)
-        log_q = self.log_q.to(device)[rows]
-        return losses.in_batch_softmax(users, items, hits, log_q=log_q, weights=weights)
-
-    def _past(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Each row's history: the last items that the user liked, never the row's own."""
-        places, owners = self.liked.places(batch.user_rows)
-        items = self.liked.items[places].astype(np.int64)
-        kept = items != batch.item_rows[owners]
-        if self.liked.times is not None and batch.times is not None:
-            # Nothing later leaks into what was known then.
-            kept &= self.liked.times[places] < batch.times[owners]
-        items, owners = items[kept], owners[kept]
-        counts = np.bincount(owners, minlength=len(batch))
-        from_last = np.repeat(np.cumsum(counts), counts) - np.arange(len(items))
-        recent = from_last <= self.history_length
-        return items[recent], np.minimum(counts, self.history_length)
+            return losses.bpr(scores, model.pair_scores(users, negatives, ids[other]))
+        labels = torch.from_numpy(batch.labels).to(users.device)
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
+        logits = model.logits(scores)
+        return losses.binary_cross_entropy(
+            logits, labels, None if weights is None else weights.to(users.device)
+        )
 
 
 def make_objective(
@@ -226,50 +224,69 @@ def make_objective(
     train: Interactions,
     *,
     history_length: int,
+    has_history: bool = True,
     is_by_features: bool = False,
     is_in_order: bool = False,
 ) -> Objective:
     """Gather what the loss needs, and refuse data it can not learn from.
 
+    Args:
+        config: with nothing about losses left on "auto".
+
     Raises:
-        DataError: labels all alike under bce, no dislikes under triplet, no positives, or
-            weights all 0.
+        DataError: no dislikes where others come from labels, no positives, or weights all 0.
     """
     num_users, num_items = len(users) - 1, len(items) - 1
     positives = train.positives()
     disliked = train.take(train.labels <= 0.5)
-    _require_learnable(loss, positives, disliked, num_items)
+    _require_learnable(loss, config, positives, disliked, num_items)
     if train.weights is not None and not train.weights.any():
         raise DataError(
             "the weights in train are all 0: nothing counts; mend that column or declare it "
             "'ignore'"
         )
+    is_by_users = loss == "softmax" and has_history
+    liked = histories(_distinct(positives) if is_by_users else positives, num_users=num_users)
+    source, count = config.negatives_from, config.negatives
+    assert source != "auto"
+    assert count != "auto"
     objective = Objective(
         loss=loss,
         config=config,
         users=users,
         items=items,
         train=train,
-        liked=histories(
-            _distinct(positives) if loss == "softmax" else positives, num_users=num_users
-        ),
+        liked=liked,
+        num_liked=_num_liked(positives, num_users),
         positives=positives,
         disliked=histories(disliked, num_users=num_users),
-        met=np.unique(positives.item_rows).astype(np.int64),
         known=PositivePairs(positives.user_rows, positives.item_rows, num_items=num_items),
-        log_q=torch.from_numpy(log_share(positives.item_rows, num_items=num_items)),
+        negatives=negatives_of(
+            source,
+            count,
+            positives,
+            liked,
+            is_distinct=config.distinct_negatives,
+            num_items=num_items,
+            most_items=history_length if is_by_users else None,
+        ),
         history_length=history_length,
         is_by_features=is_by_features,
+        is_by_users=is_by_users,
         is_in_order=is_in_order,
     )
     if objective.num_rows() == 0:
-        need = "a user with two liked items" if loss == "softmax" else "a user with both"
+        need = "a user with two liked items" if is_by_users else "a user with both"
         raise DataError(f"training.loss {loss!r} needs {need}; found none in train")
     return objective
 
 
 def _require_learnable(
-    loss: Loss, positives: Interactions, disliked: Interactions, num_items: int
+    loss: Loss,
+    config: TrainingConfig,
+    positives: Interactions,
+    disliked: Interactions,
+    num_items: int,
 ) -> None:
     if len(positives) == 0:
         raise DataError(
@@ -281,11 +298,18 @@ def _require_learnable(
             "the items: there is only one, which leaves nothing to choose from; bring "
             "interactions with several"
         )
-    if loss in {"bce", "triplet"} and len(disliked) == 0:
+    if config.negatives_from == "labels" and len(disliked) == 0:
         raise DataError(
             f"the labels in train are all 1, and training.loss {loss!r} needs dislikes too; "
-            "set data.rating_threshold, or use loss 'softmax' or 'auto'"
+            "set data.rating_threshold, or use loss 'softmax' or 'auto', or negatives_from "
+            "'uniform'"
         )
+
+
+def _num_liked(positives: Interactions, num_users: int) -> np.ndarray:
+    """Of each user row how many items are liked, each once."""
+    pairs = np.unique(np.stack([positives.user_rows, positives.item_rows]), axis=1)
+    return np.bincount(pairs[0], minlength=num_users + 1)
 
 
 def _distinct(positives: Interactions) -> Interactions:
@@ -296,24 +320,3 @@ def _distinct(positives: Interactions) -> Interactions:
     is_last = np.ones(len(order), bool)
     is_last[:-1] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
     return positives.take(np.sort(order[is_last]))
-
-
-def _each_beside_its_users_others(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of places of one user, one with the other, first ones ascending."""
-    counts = np.diff(offsets)
-    wide = np.repeat(counts, counts)
-    begins = np.repeat(offsets[:-1], counts)
-    return np.repeat(np.arange(len(wide)), wide), ranges(begins, wide)
-
-
-def _hits(batch: UserBatch) -> np.ndarray:
-    """(B, N) whether a negative is one of the user's items."""
-    assert batch.negatives is not None
-    order = np.argsort(batch.negatives, kind="stable")
-    ranked = batch.negatives[order]
-    first = np.searchsorted(ranked, batch.items)
-    counts = np.searchsorted(ranked, batch.items, side="right") - first
-    owners = np.repeat(np.arange(len(batch.user_rows)), np.diff(batch.offsets))
-    found = np.zeros((len(batch.user_rows), len(batch.negatives)), bool)
-    found[np.repeat(owners, counts), order[ranges(first, counts)]] = True
-    return found

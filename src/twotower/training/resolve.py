@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from twotower.config import Config, Loss, ModelConfig
+from twotower.config import Config, ModelConfig
 from twotower.data.encoders import fit_encoder
 from twotower.data.entities import Entities
 from twotower.data.interactions import Interactions
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
+from twotower.training.choices import settled
 
-# Up to here every item is a negative in every step; of more so many stand for all.
-_ALL_ITEMS = 10_000
-_NEGATIVES = 2048
 # With fewer interactions than this, an id is learned by heart.
 _ENOUGH_FOR_AN_ID = 20
-_BATCH_SIZES: Mapping[Loss, int] = {
-    "bce": 256,
-    "triplet": 256,
-    "softmax": 2048,
-    "bpr": 2048,
-    "in_batch_softmax": 2048,
-}
 
 
 def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, ...]:
@@ -59,7 +48,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         mixed = bool(liked.any() and not liked.all())
         loss = "in_batch_softmax" if model.history == "none" else "softmax"
         loss = "bce" if mixed else loss
-    from_labels = loss in {"bce", "triplet"}
+    training = settled(training, loss, len(dataset.items))
+    from_labels = loss in {"bce", "triplet"} and training.negatives_from == "labels"
     # A column that is the same for all who are met is there and tells nothing.
     has_user_features = tell_something(dataset.users, train.user_rows, model)
     has_item_features = tell_something(dataset.items, train.item_rows, model)
@@ -76,16 +66,11 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
         user_ids = history == "none" and (often or not has_user_features)
-    if loss == "softmax" and history == "none":
-        raise ConfigError(
-            "training.loss 'softmax' finds each item of a user from the others, and needs "
-            "model.history 'mean'; without a history use in_batch_softmax or bpr"
-        )
     stop = training.early_stopping_metric
     if stop == "auto":
-        stop = "loss" if loss == "bce" else "ndcg"
-    # A distance knows no bias.
-    item_bias = model.item_bias and bool(item_ids) and loss != "triplet"
+        stop = "loss" if loss == "bce" and from_labels else "ndcg"
+    # A distance, or an angle, knows no bias.
+    item_bias = model.item_bias and bool(item_ids) and loss not in {"triplet", "ccl"}
     rate, embedding_rate = training.learning_rate, training.embedding_learning_rate
     if rate == "auto":
         beside_ids = loss == "softmax" and history != "transformer"
@@ -96,10 +81,14 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     if temperature == "auto":
         at_first = 0.2 if loss == "bce" else 0.1
         temperature = _temperature(train) if loss == "softmax" else at_first
-    negatives = training.negatives
-    if negatives == "auto":
-        negatives = 0 if len(dataset.items) <= _ALL_ITEMS else _NEGATIVES
-    batch_size = _BATCH_SIZES[loss] if training.batch_size == "auto" else training.batch_size
+    if loss == "ccl" and not model.normalize:
+        raise ConfigError(
+            "training.loss 'ccl' compares cosines, and model.normalize false leaves none; set "
+            "it to true or use another loss"
+        )
+    batch_size = training.batch_size
+    if batch_size == "auto":
+        batch_size = 256 if from_labels else 2048
     if not user_ids and history == "none" and not has_user_features:
         raise ConfigError(
             "model: users have no features that differ, and with user_ids false and history "
@@ -124,11 +113,9 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
             ),
             "training": training.model_copy(
                 update={
-                    "loss": loss,
                     "batch_size": batch_size,
                     "learning_rate": rate,
                     "embedding_learning_rate": embedding_rate,
-                    "negatives": negatives,
                     "early_stopping_metric": stop,
                 }
             ),

@@ -1,0 +1,126 @@
+"""A batch of row numbers -> embeddings of its users and of all items it needs, each once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from twotower.data.features import FeatureTable
+from twotower.data.interactions import Histories, offsets_of
+from twotower.model.history import PackedHistory
+from twotower.model.two_tower import TwoTower
+from twotower.training.batches import PairBatch, UserBatch
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """R liked items, their users, and whatever else is compared with them.
+
+    Attributes:
+        users: one a row: embeddings or, where it says so, vectors.
+        items: likewise, of M items.
+        numbers: rows of the M items, ascending.
+        table: their features.
+        liked: of each row's item the place among the M.
+    """
+
+    users: Float[Tensor, "R D"]
+    items: Float[Tensor, "M D"]
+    numbers: Int64[np.ndarray, " M"]
+    table: FeatureTable
+    liked: Int64[Tensor, " R"]
+
+    def places(self, item_rows: np.ndarray) -> Tensor:
+        """Where some items stand among the M."""
+        found = np.searchsorted(self.numbers, item_rows)
+        return torch.from_numpy(found).to(self.items.device)
+
+
+def whole_users(
+    model: TwoTower,
+    users: FeatureTable,
+    items: FeatureTable,
+    batch: UserBatch,
+    numbers: Int64[np.ndarray, " M"],
+) -> Encoded:
+    """Vectors: a user for each of the user's items, from the rest of them.
+
+    Args:
+        numbers: rows of all items that are needed, ascending, the batch's own among them.
+    """
+    device = users.ids.device
+    table = model.hide_item_ids(items.take(torch.from_numpy(numbers).to(device)))
+    embeddings = model.encode_items(table)
+    vectors = model.item_vectors(embeddings, table)
+    liked = torch.from_numpy(np.searchsorted(numbers, batch.items)).to(device)
+    offsets = torch.from_numpy(batch.offsets).to(device)
+    history = PackedHistory(liked, offsets, embeddings, table.ids)
+    people = model.hide_user_ids(users.take(torch.from_numpy(batch.user_rows).to(device)))
+    found = model.user_vectors(model.encode_users_for_each(people, history))
+    return Encoded(found, vectors, numbers, table, liked)
+
+
+def pairs(
+    model: TwoTower,
+    users: FeatureTable,
+    items: FeatureTable,
+    batch: PairBatch,
+    others: Int64[np.ndarray, " N"],
+    liked: Histories,
+    history_length: int,
+) -> Encoded:
+    """Embeddings: a user for each row, from what was liked before and is not the row's item.
+
+    Args:
+        others: rows of what is needed beside the batch's own items.
+    """
+    device = users.ids.device
+    past, counts = np.empty(0, np.int64), np.zeros(len(batch), np.int64)
+    if model.history is not None:
+        past, counts = past_of(liked, batch, history_length)
+    # Each item of the batch goes through the tower once, however often it occurs.
+    numbers, inverse = np.unique(
+        np.concatenate([batch.item_rows, others, past]), return_inverse=True
+    )
+    place = torch.from_numpy(inverse.astype(np.int64)).to(device)
+    table = model.hide_item_ids(items.take(torch.from_numpy(numbers).to(device)))
+    embeddings = model.encode_items(table)
+    if model.history is not None:
+        offsets = torch.from_numpy(offsets_of(counts)).to(device)
+        packed = PackedHistory(place[len(place) - len(past) :], offsets, embeddings, table.ids)
+        found = _encode_users(model, users, batch.user_rows, packed)
+    else:
+        distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
+        found = _encode_users(model, users, distinct, None)
+        # index_select adds its gradients up several times faster than indexing does.
+        found = found.index_select(0, torch.from_numpy(user_place).to(device))
+    return Encoded(found, embeddings, numbers, table, place[: len(batch)])
+
+
+def _encode_users(
+    model: TwoTower, users: FeatureTable, user_rows: np.ndarray, packed: PackedHistory | None
+) -> Tensor:
+    rows = torch.from_numpy(user_rows).to(users.ids.device)
+    shown = packed and packed.only(model.is_shown(packed))
+    return model.encode_users(model.hide_user_ids(users.take(rows)), shown)
+
+
+def past_of(
+    liked: Histories, batch: PairBatch, history_length: int
+) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " B"]]:
+    """Each row's history: the last items that the user liked, never the row's own."""
+    places, owners = liked.places(batch.user_rows)
+    items = liked.items[places].astype(np.int64)
+    kept = items != batch.item_rows[owners]
+    if liked.times is not None and batch.times is not None:
+        # Nothing later leaks into what was known then.
+        kept &= liked.times[places] < batch.times[owners]
+    items, owners = items[kept], owners[kept]
+    counts = np.bincount(owners, minlength=len(batch))
+    from_last = np.repeat(np.cumsum(counts), counts) - np.arange(len(items))
+    recent = from_last <= history_length
+    return items[recent], np.minimum(counts, history_length)
