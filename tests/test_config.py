@@ -19,7 +19,21 @@ from twotower.errors import ConfigError
 LAB = Path(__file__).parents[1] / "config" / "ranking_config.yaml"
 SECTIONS = Config().model_dump()
 KEYS = [(section, key) for section, values in SECTIONS.items() for key in values]
-VALUES = [True, False, 3, 17, 0.25, "drop", "keep", "none", "time", "bce", "adamw", "loss"]
+VALUES = [
+    True,
+    False,
+    3,
+    17,
+    0.25,
+    "drop",
+    "keep",
+    "none",
+    "time",
+    "bce",
+    "adamw",
+    "loss",
+    "all",
+]
 VALUES += ["cpu", "a b/ü: #", [], [3, 5], ["ials"], {"users": {"zip code": "ignore"}}]
 
 

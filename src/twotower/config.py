@@ -135,9 +135,10 @@ class TrainingConfig(Section):
         description="where the others come from; labels: what the user disliked; one: one "
         "item a row that the user is not known to like; all: every other item; uniform or "
         "popularity: drawn anew each step and shared by the batch; in_batch: items of the "
-        "batch's other rows; mixed: in_batch and uniform; auto: labels for bce and triplet, one for bpr, "
-        "uniform for ccl and warp, in_batch for in_batch_softmax, for softmax what negatives "
-        "says; where negatives is set, uniform for bpr and mixed for in_batch_softmax",
+        "batch's other rows; mixed: in_batch and uniform; auto: labels for bce and triplet, "
+        "one for bpr, uniform for ccl and warp, in_batch for in_batch_softmax, for softmax "
+        "what negatives says; where negatives is set, uniform for bpr and mixed for "
+        "in_batch_softmax",
     )
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | Literal["auto"] = Field(
         "auto",

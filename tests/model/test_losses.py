@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import LargestTensor, chance, gradients, normal
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from twotower.model.losses import (
     binary_cross_entropy,
@@ -28,23 +27,6 @@ seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 5)
 dtypes = st.sampled_from([torch.float32, torch.float64])
 temperatures = st.sampled_from([0.05, 0.5, 1.0, 3.0])
-
-
-def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def chance(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    leaves = [each.detach().clone().requires_grad_() for each in inputs]
-    value = loss(*leaves)
-    parts = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-    return value.detach(), list(parts)
 
 
 def assert_twins(
@@ -693,21 +675,6 @@ class TestAimOfSampledSoftmax:
 
         got, aim = (gradients(loss, user, items)[1][1] for loss in (classic, whole))
         assert bool((got - aim).norm() < 0.01 * aim.norm()) is arrives
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the size of the largest tensor of floats that was made within."""
-
-    size = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for each in result if isinstance(result, list | tuple) else [result]:
-            if isinstance(each, Tensor) and each.is_floating_point():
-                self.size = max(self.size, each.numel())
-        return result
 
 
 # 600 users and 600 items: more than one chunk of users.

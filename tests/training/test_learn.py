@@ -234,4 +234,4 @@ def test_only_softmax_begins_in_closed_form_and_keeps_its_temperature() -> None:
         stays = learned.model.log_scale.item() == pytest.approx(
             -math.log(plan.contenders[0].model.temperature), abs=1e-6
         )
-        assert stays == (loss in {"softmax", "triplet"})
+        assert stays == (loss in {"softmax", "triplet", "ccl"})

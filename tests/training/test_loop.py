@@ -128,7 +128,7 @@ def prepared(loss: Loss = "bpr", **training: Any) -> tuple[Learned, Objective]:
 
 
 def run(learned: Learned, objective: Objective, **changed: Any) -> list[Progress]:
-    lazy = objective.loss != "softmax"
+    lazy = objective.config.negatives_from != "all"
     asked: dict[str, Any] = {
         "validate": lambda _: {},
         "batch_size": 64,

@@ -77,7 +77,14 @@ def test_every_auto_becomes_what_its_description_says(
     learns_by_heart = described and each < 20
     assert made.training.loss == loss
     assert made.training.batch_size == (256 if from_labels else 2048)
-    assert made.training.negatives == 0
+    is_drawn = loss in {"ccl", "warp"}
+    assert made.training.negatives == (RING if is_drawn else 0)
+    sources = {"bpr": "one", "in_batch_softmax": "in_batch", "softmax": "all"}
+    source = "labels" if from_labels else "uniform" if is_drawn else sources[loss]
+    assert made.training.negatives_from == source
+    is_any_softmax = loss in {"softmax", "in_batch_softmax"}
+    assert made.training.log_q == ("corrected" if is_any_softmax else "none")
+    assert made.training.margin == (0.4 if loss == "ccl" else 1.0)
     assert made.training.early_stopping_metric == ("loss" if loss == "bce" else "ndcg")
     assert made.model.history == ("none" if from_labels else "mean")
     assert made.model.history_dropout == 0.5
@@ -89,7 +96,8 @@ def test_every_auto_becomes_what_its_description_says(
     assert made.model.temperature == pytest.approx(0.375 if is_softmax else at_first)
     assert made.model.user_ids == (from_labels and not learns_by_heart)
     assert made.model.item_ids == (not from_labels or not learns_by_heart)
-    assert made.model.item_bias == (made.model.item_ids and loss != "triplet")
+    has_bias = loss not in {"triplet", "ccl"}
+    assert made.model.item_bias == (made.model.item_ids and has_bias)
     assert made.data.split == "random"
     # The device is the machine's and not the data's.
     assert autos(made.model_dump()) == ["training.device"]
@@ -116,13 +124,11 @@ def test_in_a_large_catalogue_some_items_stand_for_all(num_items: int, negatives
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("history", ["none", "mean"])
 def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
-    if (loss, history) == ("softmax", "none"):
-        return
     model = {
         "history": history,
         "user_ids": True,
         "item_ids": False,
-        "normalize": False,
+        "normalize": loss == "ccl",
         "temperature": 0.5,
         "history_dropout": 0.25,
     }
@@ -134,6 +140,9 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
         "learning_rate": 0.5,
         "embedding_learning_rate": 0.25,
         "negatives": 9,
+        "negatives_from": "mixed",
+        "log_q": "none",
+        "margin": 0.5,
     }
     given = parse_config({"model": model, "training": training})
     made = resolved(ring(each=20), model=model, training=training)
@@ -142,11 +151,6 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
     assert made.model == given.model.model_copy(update=bias)
     assert made.training == given.training
     assert made.evaluation == given.evaluation
-
-
-def test_softmax_without_a_history_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'softmax' .* needs model\.history 'mean'"):
-        resolved(ring(each=20), model={"history": "none"}, training={"loss": "softmax"})
 
 
 def test_a_history_that_was_asked_for_says_what_the_id_would() -> None:

@@ -139,10 +139,8 @@ def _mistakes_of_hard(made: TrainingConfig, where: str, num_items: int) -> Itera
     if not made.hard_negatives:
         return
     first, last = made.hard_ranks
-    if made.negatives_from in {"all", "labels"}:
-        yield (
-            f"training.hard_negatives goes beside others that were sampled; {_instead(where)}"
-        )
+    if made.negatives_from not in _SAMPLED:
+        yield f"training.hard_negatives goes beside sampled others; {_instead(where)}"
     if first > last:
         yield f"training.hard_ranks: the first rank {first} is after the last {last}; swap them"
     elif first > num_items:

@@ -92,7 +92,7 @@ class Comparison:
 
     def _others(self) -> Others:
         """What each row is compared with, and how many items each of them stands for."""
-        users, batch, shared = self.rows.users, self.batch, self.shared
+        batch, shared = self.batch, self.shared
         if shared is not None:
             columns, vectors = shared.items, self._shared_vectors()
         else:

@@ -73,7 +73,7 @@ class Objective:
         return self.negatives.met
 
     def windows(self, model: TwoTower, epoch: int) -> np.ndarray | None:
-        """Of each user what an epoch's hard negatives are drawn from; None where it has none."""
+        """Of each user what hard negatives are drawn from; None in an epoch without."""
         if not self.config.hard_negatives or epoch <= self.config.hard_after:
             return None
         return mine(
