@@ -168,8 +168,8 @@ class Negatives:
                 share = np.log(self.expected(items, baskets)) - np.log(max(size, 1))
         return share
 
-    def expected(self, items: Int64[np.ndarray, " N"], baskets: int) -> Float[np.ndarray, " N"]:
-        """How often each of some items is to be expected in a sample.
+    def expected(self, items: Int64[np.ndarray, ...], baskets: int) -> Float[np.ndarray, ...]:
+        """How often each of some items is to be expected in a sample; of any shape.
 
         With repeats it is ``baskets * rate + count * chance`` times. Without, an item is there
         or not: at the chance that not all baskets and draws miss it.
@@ -185,7 +185,7 @@ class Negatives:
         return is_there
 
 
-def _log_missed(chance: Float[np.ndarray, " N"], times: int) -> Float[np.ndarray, " N"]:
+def _log_missed(chance: Float[np.ndarray, ...], times: int) -> Float[np.ndarray, ...]:
     missed: np.ndarray = times * np.log1p(-chance) if times else np.zeros_like(chance)
     return missed
 
