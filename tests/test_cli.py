@@ -438,15 +438,33 @@ def test_ctrl_c_in_the_first_epoch_says_so_and_leaves_nothing(shop: Path) -> Non
     assert list((shop / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize("loss", ["bce", "softmax"])
+@pytest.mark.parametrize(
+    ("loss", "others"),
+    [
+        ("bce", {}),
+        ("softmax", {}),
+        (
+            "in_batch_softmax",
+            {
+                "negatives_from": "mixed",
+                "memory_batches": 2,
+                "distinct_negatives": True,
+                "hard_negatives": 2,
+                "hard_ranks": [2, 9],
+                "batch_size": 32,
+            },
+        ),
+    ],
+)
 def test_a_training_killed_five_times_and_resumed_gives_the_run_of_one_never_killed(
-    shop: Path, loss: str
+    shop: Path, loss: str, others: dict[str, Any]
 ) -> None:
     epochs = 30
+    training = {"loss": loss, "epochs": epochs, "early_stopping_patience": epochs, **others}
     write_settings(
         shop,
         model={"user_hidden_dims": [8], "item_hidden_dims": [8]},
-        training={"loss": loss, "epochs": epochs, "early_stopping_patience": epochs},
+        training=training,
     )
     assert warm(f"{TRAIN} --into never", shop).code == 0
     [never] = (shop / "never").iterdir()

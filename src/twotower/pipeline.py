@@ -42,6 +42,7 @@ from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.write import write_blocks
 from twotower.training import unfinished
+from twotower.training.choices import WEIGHED
 from twotower.training.learn import Learned, learn
 from twotower.training.resolve import contenders
 from twotower.training.search import search
@@ -144,7 +145,7 @@ def plan(source: Any, config: Config, watch: Watch) -> Plan:
             "every interaction counts as liked, whatever its rating; data.rating_threshold "
             "makes only high ratings count"
         )
-    if parts.train.weights is not None and loss not in {"bce", "in_batch_softmax"}:
+    if parts.train.weights is not None and loss not in WEIGHED:
         watch.note(
             f"the weights are not used: training.loss {loss!r} counts each interaction alike; "
             "bce and in_batch_softmax weigh them"

@@ -626,6 +626,45 @@ class TestAimOfSampledLosses:
         assert plain[1] / plain[0] > 0.9
 
 
+class TestCorrectedLogQ:
+    @many_times
+    @given(seeds, sizes, st.integers(1, 6))
+    def test_has_the_gradient_of_the_weighted_loss_that_the_paper_has(
+        self, seed: int, rows: int, samples: int
+    ) -> None:
+        """Khrylchenko et al., RecSys 2025 (arXiv 2507.09331), from the words of the paper.
+
+        The positive stands in no denominator and is not corrected; each example weighs
+        ``1 - P(positive)``, through which no gradient goes.
+        """
+        is_hit = chance(seed, rows, samples) < 0.3
+        log_q = chance(seed + 1, samples, dtype=torch.float64).log()
+
+        def ours(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+            return sampled_softmax(user, positive, negative, is_hit, log_q_negative=log_q)
+
+        def theirs(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+            losses = []
+            for b in range(rows):
+                own = user[b] @ positive[b]
+                left = [n for n in range(samples) if not is_hit[b, n]]
+                if not left:
+                    losses.append(0 * own)
+                    continue
+                others = torch.stack([user[b] @ negative[n] - log_q[n] for n in left])
+                others = others - math.log(samples)
+                share = torch.softmax(torch.cat([own[None], others]), 0)[0]
+                losses.append((1 - share).detach() * (others.logsumexp(0) - own))
+            return torch.stack(losses).mean()
+
+        towers = [
+            normal(seed + 2 + i, size, 3, dtype=torch.float64)
+            for i, size in enumerate([rows, rows, samples])
+        ]
+        got, expected = (gradients(loss, *towers)[1] for loss in (ours, theirs))
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
+
+
 class TestAimOfSampledSoftmax:
     @settings(max_examples=10, deadline=None)
     @given(seeds, st.integers(1, 3))
@@ -694,6 +733,29 @@ def in_batch(user: Tensor, items: Tensor) -> Tensor:
 
 def sampled(user: Tensor, items: Tensor) -> Tensor:
     return sampled_softmax(user, items, items.flip(0), HITS)
+
+
+def test_the_softmax_over_a_hundred_thousand_items_is_exact_and_holds_few_users_logits() -> (
+    None
+):
+    """The plain one would hold 300 times 100,000 logits, their softmax and its gradient."""
+    rows, num_items, chunk = 300, 100_000, 32
+    user, items = normal(1, rows, 4), normal(2, num_items, 4)
+    targets = (torch.arange(rows) * 331, torch.arange(rows))
+
+    def chunked(user: Tensor, items: Tensor) -> Tensor:
+        return full_softmax(user, items, *targets, chunk_rows=chunk)
+
+    with LargestTensor() as largest:
+        value, got = gradients(chunked, user, items)
+    assert largest.size == max(chunk * num_items, items.numel())
+    expected_value, expected = gradients(
+        lambda user, items: torch.nn.functional.cross_entropy(user @ items.T, targets[0]),
+        user,
+        items,
+    )
+    torch.testing.assert_close(value, expected_value)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [full, in_batch, sampled])

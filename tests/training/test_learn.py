@@ -73,11 +73,22 @@ def same(one: Learned, other: Learned) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+MINED = {"hard_negatives": 2, "hard_ranks": (2, 20), "hard_after": 1}
+# What an epoch has beside its rows: mined by the weights before, or left by earlier batches.
+SAMPLERS: list[tuple[Loss, dict[str, Any]]] = [
+    ("softmax", {"negatives_from": "mixed", "memory_batches": 2, **MINED}),
+    ("in_batch_softmax", {"negatives_from": "mixed", "distinct_negatives": True, **MINED}),
+    ("warp", {"negatives_from": "popularity", "negatives": 16, "memory_batches": 3, **MINED}),
+    ("triplet", {"negatives_from": "in_batch", "semi_hard": True}),
+]
+
+
+@pytest.mark.parametrize(("loss", "others"), [*((loss, {}) for loss in LOSSES), *SAMPLERS])
 def test_a_training_stopped_after_any_epoch_ends_as_if_it_never_was(
-    loss: Loss, tmp_path: Path
+    loss: Loss, others: dict[str, Any], tmp_path: Path
 ) -> None:
-    plan, path = planned(loss, epochs=EPOCHS, batch_size=64), tmp_path / "state"
+    plan = planned(loss, epochs=EPOCHS, batch_size=64, **others)
+    path = tmp_path / "state"
     whole = taught(plan, checkpoint=path, watch=Keeping(path))
     for epoch in range(1, EPOCHS + 1):
         resumed = taught(plan, checkpoint=Path(f"{path}-{epoch}"), resume=True)
@@ -86,11 +97,12 @@ def test_a_training_stopped_after_any_epoch_ends_as_if_it_never_was(
         assert resumed.progress.best_epoch == whole.progress.best_epoch
 
 
-@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+@pytest.mark.parametrize(("loss", "others"), [("softmax", {}), ("bpr", {}), *SAMPLERS])
 def test_a_training_killed_within_an_epoch_goes_on_after_the_last_whole_one(
-    loss: Loss, tmp_path: Path
+    loss: Loss, others: dict[str, Any], tmp_path: Path
 ) -> None:
-    plan, path = planned(loss, epochs=EPOCHS, batch_size=64), tmp_path / "state"
+    plan = planned(loss, epochs=EPOCHS, batch_size=64, **others)
+    path = tmp_path / "state"
     whole = taught(plan)
     with pytest.raises(Stopped):
         taught(plan, checkpoint=path, watch=Killing(epoch=2))
@@ -207,6 +219,27 @@ def test_in_seconds_every_loss_finds_what_popularity_does_not(
     # Some four unseen items of the own genre come first, in any order.
     assert ours > 0.5
     assert ours > theirs + 0.4
+
+
+@pytest.mark.parametrize(("loss", "others"), SAMPLERS)
+def test_in_seconds_every_source_of_others_teaches_what_popularity_does_not(
+    loss: Loss, others: dict[str, Any]
+) -> None:
+    world = {"interactions": checkerboard()["interactions"]}
+    short = {"loss": loss, "epochs": 12, "refit": False, "learning_rate": 0.02, **others}
+    ranking = pipeline.fit(world, settings(training=short)).metrics["ranking"]["warm"]
+    ours, theirs = (ranking[name]["ndcg@10"]["mean"] for name in ("towers", "popularity"))
+    assert ours > 0.5
+    assert ours > theirs + 0.4
+
+
+@pytest.mark.parametrize("negatives", ["auto", 16])
+def test_softmax_without_a_history_learns_from_pairs(negatives: Any) -> None:
+    world = {"interactions": checkerboard()["interactions"]}
+    short = {"loss": "softmax", "epochs": 12, "refit": False, "negatives": negatives}
+    config = settings(model={"history": "none"}, training=short)
+    ranking = pipeline.fit(world, config).metrics["ranking"]["warm"]
+    assert ranking["towers"]["ndcg@10"]["mean"] > 0.5
 
 
 def test_a_training_that_begins_in_closed_form_ends_no_worse() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.config import Config
+from twotower.config import Config, TrainingConfig
 from twotower.data.interactions import Histories, Interactions, histories, offsets_of
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
@@ -108,7 +108,7 @@ def assess(
         )
     report["warnings"] += alarms(
         losses=recommender.history.get("train_loss", []),
-        guessing=_guessing(config.training.loss, parts),
+        guessing=_guessing(config.training, parts),
         items=recommender.item_vectors[1:, :-1],
         lists=lists["towers"][:, :_K],
         ndcg=our_mean,
@@ -128,12 +128,15 @@ def assess(
     return report
 
 
-def _guessing(loss: str, parts: Split) -> float:
-    """What a training loss is worth where the towers tell nothing apart."""
-    if loss == "softmax":
-        return float(np.log(len(np.unique(parts.train.positives().item_rows))))
+def _guessing(training: TrainingConfig, parts: Split) -> float:
+    """What a training loss is worth where the towers tell nothing apart; NaN: nobody knows."""
+    # A run of before there was a choice has auto.
+    loss, is_usual = training.loss, training.log_q in {"auto", "corrected"}
     liked = float(parts.train.labels.mean())
-    if loss == "bce" and 0 < liked < 1:
+    if loss == "softmax" and is_usual:
+        return float(np.log(len(np.unique(parts.train.positives().item_rows))))
+    from_labels = training.negatives_from in {"auto", "labels"}
+    if loss == "bce" and from_labels and 0 < liked < 1:
         return float(-liked * np.log(liked) - (1 - liked) * np.log(1 - liked))
     return float(np.log(2)) if loss == "bpr" else float("nan")
 
