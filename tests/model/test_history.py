@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.model.history import PackedHistory, PooledHistory
+from twotower.model.history import PackedHistory, Parts, PooledHistory
 
 NUM_ITEMS, WIDTH = 7, 4
 lists_of_items = st.lists(
@@ -128,17 +128,24 @@ def test_items_that_are_hidden_are_gone_and_the_others_as_they_were(
 @kinds
 @settings(max_examples=60, deadline=None)
 @given(lists_of_items.filter(any), st.integers(0, 99), st.data())
-def test_a_history_without_each_is_a_loop_over_the_others_that_are_shown(
+def test_a_history_without_each_part_is_a_loop_over_the_others_that_are_shown(
     kind: str, lists: list[list[int]], seed: int, data: st.DataObject
 ) -> None:
     of_items, shown, history = embeddings(seed), drawn_mask(lists, data), pooled(kind)
-    made = history.for_each(packed(lists, of_items), torch.tensor(shown, dtype=torch.bool))
+    given_ones = packed(lists, of_items)
+    parts = data.draw(
+        st.sampled_from(
+            [Parts.each_alone(given_ones), *(Parts.dealt(given_ones, s) for s in (0.2, 0.5))]
+        )
+    )
+    made = history.from_rest(given_ones, parts, torch.tensor(shown, dtype=torch.bool))
     rest, weights, place = [], [], 0
     for items, each in zip(lists, weights_of(history, of_items, lists), strict=True):
-        is_in = shown[place : place + len(items)]
+        of_user = slice(place, place + len(items))
         place += len(items)
-        for own in range(len(items)):
-            others = [n for n in range(len(items)) if is_in[n] and n != own]
+        is_in, part = shown[of_user], parts.part[of_user].tolist()
+        for own in sorted(set(part)):
+            others = [n for n in range(len(items)) if is_in[n] and part[n] != own]
             rest.append([items[n] for n in others])
             weights.append([each[n] for n in others])
     expected = looped(rest, of_items, weights)
@@ -147,3 +154,28 @@ def test_a_history_without_each_is_a_loop_over_the_others_that_are_shown(
     got = torch.autograd.grad(made.square().sum(), of_items)[0]
     wanted = torch.autograd.grad(expected.square().sum(), of_items)[0]
     torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
+
+
+@given(lists_of_items, st.sampled_from([0.01, 0.25, 0.4, 0.5, 0.9]))
+def test_items_are_dealt_into_parts_of_one_user_as_even_as_can_be(
+    lists: list[list[int]], share: float
+) -> None:
+    most = max(round(1 / share), 2)
+    history = packed(lists, embeddings(0))
+    parts = Parts.dealt(history, share)
+    assert parts.owners.tolist() == [
+        user for user, items in enumerate(lists) for _ in range(min(len(items), most))
+    ]
+    assert torch.equal(parts.owners[parts.part], history.owners())
+    sizes = torch.bincount(parts.part, minlength=len(parts.owners))
+    for user in range(len(lists)):
+        of_user = sizes[parts.owners == user].tolist()
+        assert not of_user or (max(of_user) - min(of_user) <= 1 and min(of_user) >= 1)
+
+
+def test_who_is_in_a_part_with_whom_is_left_to_chance() -> None:
+    history = packed([[0, 1, 2, 3]], embeddings(0))
+    torch.manual_seed(0)
+    dealt = [Parts.dealt(history, 0.5).part for _ in range(600)]
+    together = [(parts == parts[0]).nonzero().squeeze(1)[1].item() for parts in dealt]
+    assert [together.count(n) / 600 for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=0.06)

@@ -128,12 +128,30 @@ class TestEmbedding:
     def test_for_each_item_its_user_is_who_the_others_make(self, normalize: bool) -> None:
         model = towers(normalize=normalize)
         of_items = model.encode_items(items())
-        made = model.encode_users_for_each(users(), histories(of_items))
+        made, parts = model.encode_users_for_parts(users(), histories(of_items))
+        assert parts.part.tolist() == list(range(18))
         # Users have two items, and each is found from the other.
         for place in (0, 1):
             is_other = torch.arange(18) % 2 != place
             rest = model.encode_users(users(), histories(of_items).only(is_other))
             torch.testing.assert_close(made[place::2], rest)
+
+    def test_in_training_each_half_is_found_from_the_other(self) -> None:
+        model = towers(dropout=0.0, id_dropout=0.0, history_dropout=0.5).train()
+        of_items = model.encode_items(items())
+        history = histories(of_items)
+        doubled = PackedHistory(
+            history.items.view(9, 2).repeat(1, 2).flatten(),
+            history.offsets * 2,
+            history.embeddings,
+            history.ids,
+        )
+        made, parts = model.encode_users_for_parts(users(), doubled)
+        assert parts.owners.tolist() == [user for user in range(9) for _ in range(2)]
+        for half in (0, 1):
+            is_other = parts.part % 2 != half
+            rest = model.encode_users(users(), doubled.only(is_other))
+            torch.testing.assert_close(made[half::2], rest)
 
     def test_without_features_there_are_no_layers(self) -> None:
         bare = FeatureShape(num_ids=8, dense=0, categories=(), bags=())

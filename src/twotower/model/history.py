@@ -4,7 +4,7 @@ Every kind of history reads the embeddings of the items of B users, given end to
 they are the item tower's own, an item added yesterday counts as any other.
 
 A kind answers two questions: what all of a user's items say (``forward``), and, in training,
-what the rest says from which each of them is to be found (``for_each``).
+what the rest says from which each part of them is to be found (``from_rest``).
 """
 
 from __future__ import annotations
@@ -76,6 +76,43 @@ def owners_of(offsets: Int64[Tensor, " B1"]) -> Int64[Tensor, " P"]:
     return torch.repeat_interleave(torch.arange(len(counts), device=offsets.device), counts)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The items of histories, dealt into Q parts, each to be found from the rest of its history.
+
+    Attributes:
+        part: of each item the part that it is in.
+        owners: of each part the user, ascending.
+    """
+
+    part: Int64[Tensor, " P"]
+    owners: Int64[Tensor, " Q"]
+
+    @classmethod
+    def each_alone(cls, history: PackedHistory) -> Parts:
+        """Every item is a part."""
+        owners = history.owners()
+        return cls(torch.arange(len(owners), device=owners.device), owners)
+
+    @classmethod
+    def dealt(cls, history: PackedHistory, share: float) -> Parts:
+        """Each user's items dealt at random, as evenly as can be; of few items each alone.
+
+        Args:
+            share: of a history in a part, above 0; 0.5 makes two halves.
+        """
+        owners = history.owners()
+        device = owners.device
+        counts = history.offsets[1:] - history.offsets[:-1]
+        parts = counts.clamp(max=max(round(1 / share), 2))
+        first = parts.cumsum(0) - parts
+        order = torch.argsort(owners + torch.rand(len(owners), device=device).double())
+        places = torch.arange(len(owners), device=device) - history.offsets[owners]
+        part = torch.empty_like(owners)
+        part[order] = first[owners] + places % parts[owners]
+        return cls(part, owners_of(functional.pad(parts.cumsum(0), (1, 0))))
+
+
 class PooledHistory(nn.Module):
     """The weighted sum of a user's item embeddings over the length of the weights.
 
@@ -106,22 +143,19 @@ class PooledHistory(nn.Module):
         )
         return total / _summed(weights.square(), history).clamp_min(1e-12).sqrt()[:, None]
 
-    def for_each(
-        self, history: PackedHistory, is_shown: Bool[Tensor, " P"]
-    ) -> Float[Tensor, "P D"]:
-        """Of each item the pooled history of its user without it, and without what is hidden.
+    def from_rest(
+        self, history: PackedHistory, parts: Parts, is_shown: Bool[Tensor, " P"]
+    ) -> Float[Tensor, "Q D"]:
+        """Of each part the pooled history of its user without it, and without what is hidden.
 
-        One sum a user serves all of the user's items: each takes itself out again.
+        One sum a user serves all of the user's parts: each takes itself out again.
         """
-        owners = history.owners()
         weights = self.weights(history) * is_shown
-        own = history.embeddings.index_select(0, history.items) * weights[:, None]
-        users = len(history.offsets) - 1
-        total = own.new_zeros(users, own.shape[1]).index_add(0, owners, own)
-        squares = weights.square()
-        others = _summed(squares, history).index_select(0, owners) - squares
-        others = torch.where(others > 0, others, torch.ones_like(others))
-        return (total.index_select(0, owners) - own) * others.rsqrt()[:, None]
+        items = history.embeddings.index_select(0, history.items) * weights[:, None]
+        squares = weights.square()[:, None]
+        rest = _without_itself(items, parts)
+        size = _without_itself(squares, parts)
+        return rest * torch.where(size > 0, size, torch.ones_like(size)).rsqrt()
 
     def weights(self, history: PackedHistory) -> Float[Tensor, " P"]:
         """How much each item counts, above 0."""
@@ -134,6 +168,14 @@ class PooledHistory(nn.Module):
         if self.query is not None:
             return (history.embeddings @ self.query).exp().index_select(0, history.items)
         return torch.ones_like(history.items, dtype=history.embeddings.dtype)
+
+
+def _without_itself(values: Float[Tensor, "P W"], parts: Parts) -> Float[Tensor, "Q W"]:
+    """Of each part the sum over its user's other parts."""
+    own = values.new_zeros(len(parts.owners), values.shape[1]).index_add(0, parts.part, values)
+    users = int(parts.owners[-1]) + 1 if len(parts.owners) else 0
+    total = own.new_zeros(users, own.shape[1]).index_add(0, parts.owners, own)
+    return total.index_select(0, parts.owners) - own
 
 
 def _summed(values: Float[Tensor, " P"], history: PackedHistory) -> Float[Tensor, " B"]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from twotower.config import ModelConfig
 from twotower.data.features import FeatureShape, FeatureTable
 from twotower.model.features import FeatureLayer
-from twotower.model.history import PackedHistory, PooledHistory
+from twotower.model.history import PackedHistory, Parts, PooledHistory
 from twotower.model.tower import Tower, unit
 from twotower.model.transformer import TransformerHistory
 
@@ -105,18 +105,24 @@ class TwoTower(nn.Module):
         assert history is not None
         return self._finish(itself + self.history(history))
 
-    def encode_users_for_each(
+    def encode_users_for_parts(
         self, table: FeatureTable, history: PackedHistory
-    ) -> Float[Tensor, "P D"]:
-        """For each item of each history its user's embedding, from the rest of the history.
+    ) -> tuple[Float[Tensor, "Q D"], Parts]:
+        """For each part of each history its user's embedding, from the rest of the history.
 
-        The rest is all others, or those before it: the kind of history says which. In training
-        some of it is hidden.
+        In training a pooled history is dealt into parts, two halves at the default
+        ``history_dropout``: what is hidden of it is at once what is to be found. Otherwise each
+        item is a part, found from all others or, in order, from those before it.
         """
         assert self.history is not None
         itself = self._itself(self.user_features, self.user_tower, table)
-        rest = self.history.for_each(history, self.is_shown(history))
-        return self._finish(itself.index_select(0, history.owners()) + rest)
+        if self.training and self.history_dropout and isinstance(self.history, PooledHistory):
+            parts = Parts.dealt(history, self.history_dropout)
+            is_shown = self._are_told(history)[history.owners()]
+        else:
+            parts, is_shown = Parts.each_alone(history), self.is_shown(history)
+        rest = self.history.from_rest(history, parts, is_shown)
+        return self._finish(itself.index_select(0, parts.owners) + rest), parts
 
     def _itself(
         self, layer: FeatureLayer, tower: Tower | None, table: FeatureTable
@@ -160,10 +166,14 @@ class TwoTower(nn.Module):
         if not self.training:
             return torch.ones_like(history.items, dtype=torch.bool)
         shown = self._draw(len(history.items), self.history_dropout, history.items)
+        return shown & self._are_told(history)[history.owners()]
+
+    def _are_told(self, history: PackedHistory) -> Bool[Tensor, " B"]:
+        """Whose history training shows at all."""
+        count = len(history.offsets) - 1
         if self.user_tower is None and self.user_features.id_table is None:
-            return shown
-        users = self._draw(len(history.offsets) - 1, self.id_dropout, history.items)
-        return shown & users[history.owners()]
+            return torch.ones(count, dtype=torch.bool, device=history.items.device)
+        return self._draw(count, self.id_dropout, history.items)
 
     def _draw(self, count: int, dropped: float, like: Tensor) -> Bool[Tensor, " N"]:
         return torch.rand(count, device=like.device) >= dropped

@@ -18,7 +18,7 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.batches import Batch, PairBatch, UserBatch, num_baskets
 from twotower.training.choices import SOFTMAX, WEIGHED
 from twotower.training.encoding import Encoded
-from twotower.training.hits import as_mask, each_beside_its_users_others, matches
+from twotower.training.hits import as_mask, each_beside_its_users_items, matches
 from twotower.training.mining import Hard
 from twotower.training.negatives import Negatives, Shared
 
@@ -46,21 +46,26 @@ class Comparison:
     shared: Shared | None
 
     def of_all_items(self) -> Tensor:
-        """The softmax over everything that was met."""
+        """The softmax over everything that was met; what one user asks for competes in it."""
         rows, batch = self.rows, self.batch
         if isinstance(batch, UserBatch):
-            owners, places = each_beside_its_users_others(batch.offsets)
+            users, askers = rows.users, rows.askers
+            owners = np.empty(len(users), np.int64)
+            owners[askers.cpu().numpy()] = batch.owners()
+            out, places = each_beside_its_users_items(owners, batch.offsets)
             excluded = rows.liked[self._tensor(places)]
         else:
-            owners, columns = self._hits(self.negatives.met)
+            users = rows.users_of_rows()
+            askers = torch.arange(len(batch), device=users.device)
+            out, columns = self._hits(self.negatives.met)
             excluded = self._tensor(columns)
         return losses.full_softmax(
-            rows.users,
+            users,
             rows.items,
             rows.liked,
-            torch.arange(len(batch), device=rows.users.device),
+            askers,
             excluded_rows=excluded,
-            excluded_users=self._tensor(owners),
+            excluded_users=self._tensor(out),
         )
 
     def of_samples(self) -> Tensor:
@@ -74,7 +79,7 @@ class Comparison:
             found = self.negatives.log_q(batch.items, len(self.shared.items), baskets)
             own_log_q = self._numbers(found)
         return losses.sampled_softmax(
-            rows.users,
+            rows.users_of_rows(),
             rows.items.index_select(0, rows.liked),
             self._shared_vectors(),
             self._is_hit(),
@@ -87,7 +92,9 @@ class Comparison:
         """Any loss that can be said of a row alone."""
         rows, liked = self.rows, self.rows.items.index_select(0, self.rows.liked)
         is_even = self.config.log_q != "corrected" and self.loss not in SOFTMAX
-        found = contrasts.each_row(row_loss, rows.users, liked, self._others(), is_even=is_even)
+        found = contrasts.each_row(
+            row_loss, rows.users_of_rows(), liked, self._others(), is_even=is_even
+        )
         return losses.weighted_mean(found, self._weights())
 
     def _others(self) -> Others:

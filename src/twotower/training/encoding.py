@@ -18,21 +18,28 @@ from twotower.training.batches import PairBatch, UserBatch
 
 @dataclass(frozen=True)
 class Encoded:
-    """R liked items, their users, and whatever else is compared with them.
+    """R liked items, the users who ask for them, and whatever else is compared with them.
 
     Attributes:
-        users: one a row: embeddings or, where it says so, vectors.
-        items: likewise, of M items.
+        users: embeddings or, where it says so, vectors, of Q askers.
+        askers: of each row the user who asks for it.
+        items: like users, of M items.
         numbers: rows of the M items, ascending.
         table: their features.
         liked: of each row's item the place among the M.
     """
 
-    users: Float[Tensor, "R D"]
+    users: Float[Tensor, "Q D"]
+    askers: Int64[Tensor, " R"]
     items: Float[Tensor, "M D"]
     numbers: Int64[np.ndarray, " M"]
     table: FeatureTable
     liked: Int64[Tensor, " R"]
+
+    def users_of_rows(self) -> Float[Tensor, "R D"]:
+        """Of each row the user who asks for it."""
+        # index_select adds its gradients up several times faster than indexing does.
+        return self.users.index_select(0, self.askers)
 
     def places(self, item_rows: np.ndarray) -> Tensor:
         """Where some items stand among the M."""
@@ -47,7 +54,7 @@ def whole_users(
     batch: UserBatch,
     numbers: Int64[np.ndarray, " M"],
 ) -> Encoded:
-    """Vectors: a user for each of the user's items, from the rest of them.
+    """Vectors: a user for each part of the user's items, from the rest of them.
 
     Args:
         numbers: rows of all items that are needed, ascending, the batch's own among them.
@@ -60,8 +67,8 @@ def whole_users(
     offsets = torch.from_numpy(batch.offsets).to(device)
     history = PackedHistory(liked, offsets, embeddings, table.ids)
     people = model.hide_user_ids(users.take(torch.from_numpy(batch.user_rows).to(device)))
-    found = model.user_vectors(model.encode_users_for_each(people, history))
-    return Encoded(found, vectors, numbers, table, liked)
+    found, parts = model.encode_users_for_parts(people, history)
+    return Encoded(model.user_vectors(found), parts.part, vectors, numbers, table, liked)
 
 
 def pairs(
@@ -73,7 +80,8 @@ def pairs(
     liked: Histories,
     history_length: int,
 ) -> Encoded:
-    """Embeddings: a user for each row, from what was liked before and is not the row's item.
+    """Embeddings: a user for each row, from what was liked before and is not the row's item;
+    without histories, each user once.
 
     Args:
         others: rows of what is needed beside the batch's own items.
@@ -93,12 +101,12 @@ def pairs(
         offsets = torch.from_numpy(offsets_of(counts)).to(device)
         packed = PackedHistory(place[len(place) - len(past) :], offsets, embeddings, table.ids)
         found = _encode_users(model, users, batch.user_rows, packed)
+        askers = torch.arange(len(batch), device=device)
     else:
         distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
         found = _encode_users(model, users, distinct, None)
-        # index_select adds its gradients up several times faster than indexing does.
-        found = found.index_select(0, torch.from_numpy(user_place).to(device))
-    return Encoded(found, embeddings, numbers, table, place[: len(batch)])
+        askers = torch.from_numpy(user_place).to(device)
+    return Encoded(found, askers, embeddings, numbers, table, place[: len(batch)])
 
 
 def _encode_users(

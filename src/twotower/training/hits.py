@@ -34,11 +34,13 @@ def as_mask(
     return found
 
 
-def each_beside_its_users_others(
-    offsets: Int64[np.ndarray, " B1"],
+def each_beside_its_users_items(
+    users: Int64[np.ndarray, " Q"], offsets: Int64[np.ndarray, " B1"]
 ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
-    """All pairs of places of one user, one with the other, first ones ascending."""
-    counts = np.diff(offsets)
-    wide = np.repeat(counts, counts)
-    begins = np.repeat(offsets[:-1], counts)
-    return np.repeat(np.arange(len(wide)), wide), ranges(begins, wide)
+    """Everybody who asks, beside the places of all items of their user; askers ascending.
+
+    >>> each_beside_its_users_items(np.array([0, 0, 1]), np.array([0, 2, 3]))
+    (array([0, 0, 1, 1, 2]), array([0, 1, 0, 1, 2]))
+    """
+    counts = np.diff(offsets)[users]
+    return np.repeat(np.arange(len(users)), counts), ranges(offsets[:-1][users], counts)

@@ -197,7 +197,8 @@ class Objective:
     def _one_to_one(self, model: TwoTower, batch: PairBatch) -> Tensor:
         others = batch.items[:0] if batch.other_rows is None else batch.other_rows
         encoded = self._encode_pairs(model, batch, others)
-        users, embeddings, ids = encoded.users, encoded.items, encoded.table.ids
+        users, embeddings = encoded.users_of_rows(), encoded.items
+        ids = encoded.table.ids
         own, other = encoded.liked, encoded.places(others)
         liked = embeddings.index_select(0, own)
         if self.loss == "triplet":
