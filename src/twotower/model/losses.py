@@ -122,18 +122,21 @@ def in_batch_softmax(
 
 def sampled_softmax(
     user: Float[Tensor, "B D"],
-    positive_item: Float[Tensor, "B D"],
+    positive_item: Float[Tensor, "P D"],
     negative_item: Float[Tensor, "N D"],
     is_hit: Bool[Tensor, "B N"],
     *,
+    positive_user: Int64[Tensor, " P"] | None = None,
     temperature: float = 1.0,
-    log_q_positive: Float[Tensor, " B"] | None = None,
+    log_q_positive: Float[Tensor, " P"] | None = None,
     log_q_negative: Float[Tensor, " N"] | None = None,
-    weights: Float[Tensor, " B"] | None = None,
+    weights: Float[Tensor, " P"] | None = None,
 ) -> Scalar:
-    """Cross-entropy of each user's item against N sampled items, shared by the batch.
+    """Cross-entropy of users' items against N sampled items, shared by the batch.
 
-    ``is_hit[b, n]`` says that sample n is a known positive of user b, the row's own item
+    A row of ``user`` has one item or, where ``positive_user`` says of each item the row, any
+    number; those then share one softmax and compete in it, as in `full_softmax`.
+    ``is_hit[b, n]`` says that sample n is a known positive of user b, the row's own items
     included; it gets no probability. ``log_q_negative`` is the log of a sample's expected
     share of the N: for draws with replacement the chance of one draw, for a set without
     repeats the chance to be in it, over N.
@@ -146,7 +149,7 @@ def sampled_softmax(
     only if the row's own item is no hit when it is sampled.
 
     Returns:
-        The mean over rows, in nats an interaction; for uninformative towers ``log(1 + N)``
+        The mean over items, in nats an interaction; for uninformative towers ``log(1 + N)``
         or, with ``log_q_negative``, about the log of the number of items.
 
     Raises:
@@ -160,7 +163,8 @@ def sampled_softmax(
     if log_q_positive is not None and log_q_negative is None:
         raise ValueError("log_q_positive means nothing without log_q_negative: give both")
     user = user / temperature
-    own = (user * positive_item).sum(dim=1)
+    owner = user if positive_user is None else user.index_select(0, positive_user)
+    own = (owner * positive_item).sum(dim=1)
     log_n = math.log(len(negative_item))
     if log_q_positive is not None:
         own = own - (log_q_positive + log_n)
@@ -173,7 +177,14 @@ def sampled_softmax(
     targets = torch.arange(1, len(user) + 1, device=user.device) * width - 1
     hits = _places(is_hit)
     excluded = hits + hits // (width - 1)
-    return _cross_entropy(user, negative_item, own, targets, _shares(weights, own), excluded)
+    share = _shares(weights, own)
+    if positive_user is None:
+        return _cross_entropy(user, negative_item, own, targets, share, excluded)
+    # The chance of an item is that of any of its row's, times its share among those.
+    together = _logsumexp_of_groups(own, positive_user, len(user))
+    within = share @ (together.index_select(0, positive_user) - own)
+    share = share.new_zeros(len(user)).index_add_(0, positive_user, share)
+    return within + _cross_entropy(user, negative_item, together, targets, share, excluded)
 
 
 def full_softmax(
@@ -229,6 +240,17 @@ def full_softmax(
 def weighted_mean(losses: Float[Tensor, " B"], weights: Float[Tensor, " B"] | None) -> Scalar:
     """``sum(weight * loss) / sum(weight)``, and 0 where all weights are 0."""
     return _shares(weights, losses) @ losses
+
+
+def _logsumexp_of_groups(
+    values: Float[Tensor, " P"], groups: Int64[Tensor, " P"], count: int
+) -> Float[Tensor, " B"]:
+    """The logsumexp over each group; of one that is empty some finite number."""
+    highest = values.detach().new_zeros(count)
+    highest = highest.scatter_reduce(0, groups, values.detach(), "amax", include_self=False)
+    parts = (values - highest.index_select(0, groups)).exp()
+    total = parts.new_zeros(count).index_add(0, groups, parts)
+    return highest + total.clamp_min(torch.finfo(values.dtype).tiny).log()
 
 
 def _places(is_hit: Bool[Tensor, "B N"]) -> Int64[Tensor, " H"]:

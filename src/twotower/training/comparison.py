@@ -48,28 +48,26 @@ class Comparison:
     def of_all_items(self) -> Tensor:
         """The softmax over everything that was met; what one user asks for competes in it."""
         rows, batch = self.rows, self.batch
+        users, askers = rows.users_of_rows(), np.arange(len(batch))
         if isinstance(batch, UserBatch):
-            users, askers = rows.users, rows.askers
-            owners = np.empty(len(users), np.int64)
-            owners[askers.cpu().numpy()] = batch.owners()
+            users, askers = rows.users, rows.askers.numpy(force=True)
+            owners = self._owners_of(askers)
             out, places = each_beside_its_users_items(owners, batch.offsets)
             excluded = rows.liked[self._tensor(places)]
         else:
-            users = rows.users_of_rows()
-            askers = torch.arange(len(batch), device=users.device)
             out, columns = self._hits(self.negatives.met)
             excluded = self._tensor(columns)
         return losses.full_softmax(
             users,
             rows.items,
             rows.liked,
-            askers,
+            self._tensor(askers),
             excluded_rows=excluded,
             excluded_users=self._tensor(out),
         )
 
     def of_samples(self) -> Tensor:
-        """The softmax over the sampled items."""
+        """The softmax over the sampled items; what one user asks for competes in it."""
         assert self.shared is not None
         rows, batch, log_q, own_log_q = self.rows, self.batch, None, None
         if self.config.log_q != "none":
@@ -78,11 +76,16 @@ class Comparison:
             baskets = self.negatives.num_baskets(num_baskets(batch), batch.memory)
             found = self.negatives.log_q(batch.items, len(self.shared.items), baskets)
             own_log_q = self._numbers(found)
+        users, askers, positive_user = rows.users_of_rows(), np.arange(len(batch)), None
+        if isinstance(batch, UserBatch):
+            users, askers = rows.users, rows.askers.numpy(force=True)
+            positive_user = rows.askers
         return losses.sampled_softmax(
-            rows.users_of_rows(),
+            users,
             rows.items.index_select(0, rows.liked),
             self._shared_vectors(),
-            self._is_hit(),
+            self._is_hit(askers),
+            positive_user=positive_user,
             log_q_positive=own_log_q,
             log_q_negative=log_q,
             weights=self._weights(),
@@ -109,7 +112,8 @@ class Comparison:
             hit_rows, hit_columns = map(self._tensor, self._hits(columns))
             num_liked = self.num_liked[batch.user_rows]
         else:
-            hit_rows, hit_columns = self._is_hit().nonzero(as_tuple=True)
+            is_hit = self._is_hit(np.arange(len(batch)))
+            hit_rows, hit_columns = is_hit.nonzero(as_tuple=True)
             counts = np.diff(batch.offsets)
             num_liked = np.repeat(counts, counts)
         expected = np.ones(len(columns))
@@ -178,19 +182,29 @@ class Comparison:
             return rows[kept], places[kept]
         return rows, places
 
-    def _is_hit(self) -> Bool[Tensor, "R N"]:
-        """Which of the shared items are no others of which row."""
+    def _owners_of(self, askers: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " Q"]:
+        """Of Q askers the users, where ``askers`` says of each row which it is."""
+        owners = np.empty(askers.max() + 1, np.int64)
+        owners[askers] = self.batch.owners()
+        return owners
+
+    def _is_hit(self, askers: Int64[np.ndarray, " R"]) -> Bool[Tensor, "Q N"]:
+        """Which of the shared items are no others of which asker.
+
+        Args:
+            askers: of each row who asks for it.
+        """
         assert self.shared is not None
         shape = num_baskets(self.batch), len(self.shared.items)
         if isinstance(self.batch, PairBatch):
             return self._tensor(as_mask(*self._hits(self.shared.items), shape))
         owners = self.batch.owners()
         found = as_mask(*matches(self.batch.items, owners, self.shared.items), shape)
-        mask = self._tensor(found).index_select(0, self._tensor(owners))
+        mask = self._tensor(found).index_select(0, self._tensor(self._owners_of(askers)))
         if self.config.log_q == "classic":
             rows, places = matches(self.batch.items, np.arange(len(owners)), self.shared.items)
             freed = self._is_drawn_own(rows, places)
-            mask[self._tensor(rows[freed]), self._tensor(places[freed])] = False
+            mask[self._tensor(askers[rows[freed]]), self._tensor(places[freed])] = False
         return mask
 
     def _is_drawn_own(self, rows: np.ndarray, places: np.ndarray) -> Bool[np.ndarray, " E"]:
