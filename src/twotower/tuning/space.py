@@ -25,7 +25,15 @@ _LAYERS: tuple[tuple[int, ...], ...] = ((), (64,), (256, 128), (512, 256))
 _MOST_HISTORIES = 0.9
 _LARGEST_RATE = 10.0
 # What defaults of other settings follow from.
-LEADS = frozenset({"training.loss", "model.history", "model.user_ids", "model.item_ids"})
+LEADS = frozenset(
+    {
+        "training.loss",
+        "training.negatives_from",
+        "model.history",
+        "model.user_ids",
+        "model.item_ids",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,14 @@ class Space:
     def _settle(self, config: Config) -> Config:
         """Nothing left on ``auto``; looking at all features once for each case is enough."""
         model = config.model
-        case = (config.training.loss, model.history, model.user_ids, model.item_ids)
+        training = config.training
+        case = (
+            training.loss,
+            training.negatives_from,
+            model.history,
+            model.user_ids,
+            model.item_ids,
+        )
         if case not in self._settled:
             self._settled[case] = resolve(config, self.dataset, self.parts)
         return self._settled[case]
@@ -218,6 +233,9 @@ def _turn_loss(hand: _Hand, _shape: Shape) -> None:
     # (benchmarks/LOG.md); where labels hold dislikes, bce is what its own loss is judged by.
     if hand.config.training.loss == "in_batch_softmax":
         hand.choose("training.loss", ["in_batch_softmax", "bpr"])
+    training = hand.config.training
+    if training.loss == "in_batch_softmax" and not training.negatives:
+        hand.choose("training.negatives_from", ["in_batch", "mixed"])
 
 
 def _turn_history(hand: _Hand, shape: Shape) -> None:
@@ -231,7 +249,7 @@ def _turn_history(hand: _Hand, shape: Shape) -> None:
 
 def _turn_ids(hand: _Hand, shape: Shape) -> None:
     # The other losses are learned from ids first, and features stand in for them.
-    if hand.config.training.loss in {"bce", "triplet"}:
+    if hand.config.training.negatives_from == "labels":
         if shape.users_differ or hand.config.model.history != "none":
             hand.choose("model.user_ids", [False, True])
         if shape.items_differ:
@@ -262,7 +280,7 @@ def _turn_model(hand: _Hand, shape: Shape) -> None:
         lengths = [length for length in (20, 50, 100, 200) if length < shape.history]
         hand.choose("model.history_length", lengths)
         hand.scale("model.history_dropout", 0.0, 0.9)
-    if model.item_ids and loss != "triplet":
+    if model.item_ids and loss not in {"triplet", "ccl"}:
         hand.choose("model.item_bias", [True, False])
 
 
@@ -284,7 +302,7 @@ def _turn_training(hand: _Hand, shape: Shape) -> None:
     hand.choose(
         "training.batch_size", [n for n in sizes if 1 <= n <= max(shape.num_rows, size)]
     )
-    if training.loss == "softmax" and training.negatives:
+    if training.negatives and training.negatives_from != "labels":
         counts = [n for n in (512, 1024, 2048, 4096, 8192) if n < shape.num_items]
         hand.choose("training.negatives", counts)
     if shape.users_differ or shape.items_differ:
@@ -292,8 +310,11 @@ def _turn_training(hand: _Hand, shape: Shape) -> None:
         hand.choose("training.weight_decay", [0.0, 1e-5, 1e-4, 1e-3])
     if model.user_ids or model.item_ids:
         _scale_rate(hand, "training.embedding_learning_rate")
-    if training.loss == "triplet":
+    if training.loss in {"triplet", "warp"}:
         hand.scale("training.margin", 0.1, 4.0, is_log=True)
+    if training.loss == "ccl":
+        hand.scale("training.margin", 0.1, 0.9)
+        hand.scale("training.negative_weight", 1.0, 300.0, is_log=True)
 
 
 def _scale_rate(hand: _Hand, name: str) -> None:
