@@ -148,7 +148,7 @@ class TrainingConfig(Section):
     negatives: Annotated[int, Field(ge=0, le=1_048_576)] | Literal["auto"] = Field(
         "auto",
         description="how many items, drawn anew each step, stand for all others; under "
-        "softmax 0 means all others themselves; auto: under softmax all up to 10,000 items, "
+        "softmax 0 means all others themselves; auto: under softmax all up to 20,000 items, "
         "else 2,048, or as many as there are items",
     )
     distinct_negatives: bool = Field(

@@ -281,6 +281,52 @@ class TestSoftmaxTwins:
         assert_twins(fast, slow, *towers)
 
     @many_times
+    @given(st.data(), seeds, sizes, st.integers(1, 6), sizes, st.booleans())
+    def test_items_of_one_row_share_a_sampled_softmax_and_compete_in_it(
+        self,
+        data: st.DataObject,
+        seed: int,
+        rows: int,
+        positives: int,
+        samples: int,
+        weighted: bool,
+    ) -> None:
+        owners = data.draw(
+            st.lists(st.integers(0, rows - 1), min_size=positives, max_size=positives)
+        )
+        is_hit = chance(seed, rows, samples) < 0.3
+        log_q = chance(seed + 1, samples, dtype=torch.float64).log()
+        weights = chance(seed + 3, positives, dtype=torch.float64) if weighted else None
+
+        def fast(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+            return sampled_softmax(
+                user,
+                positive,
+                negative,
+                is_hit,
+                positive_user=torch.tensor(owners),
+                log_q_negative=log_q,
+                weights=weights,
+            )
+
+        def slow(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+            losses = []
+            for own, row in enumerate(owners):
+                rivals = [p for p, other in enumerate(owners) if other == row and p != own]
+                others = [user[row] @ positive[p] for p in rivals]
+                others += [
+                    user[row] @ negative[n] - log_q[n] - math.log(samples)
+                    for n in range(samples)
+                    if not is_hit[row, n]
+                ]
+                losses.append(minus_log_share(user[row] @ positive[own], others))
+            return mean(losses, None if weights is None else weights.tolist())
+
+        shapes = enumerate([rows, positives, samples])
+        towers = [normal(seed + 4 + i, size, 3, dtype=torch.float64) for i, size in shapes]
+        assert_twins(fast, slow, *towers)
+
+    @many_times
     @given(st.data(), seeds, sizes, st.integers(1, 7), dtypes, temperatures)
     def test_full_softmax_is_that_of_a_loop_over_pairs_and_items_whatever_the_chunks(
         self,

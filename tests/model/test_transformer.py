@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from twotower.model.history import PackedHistory, Parts
+from twotower.model.history import PackedHistory
 from twotower.model.transformer import TransformerHistory
 
 NUM_ITEMS = 7
@@ -52,9 +52,7 @@ def test_each_item_is_found_from_those_before_it_that_are_shown(
     size = sum(map(len, lists))
     shown = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
     model = learned()
-    history = packed(lists)
-    parts = Parts.each_alone(history)
-    made = model.from_rest(history, parts, torch.tensor(shown, dtype=torch.bool))
+    made = model.before_each(packed(lists), torch.tensor(shown, dtype=torch.bool))
     earlier, place = [], 0
     for items in lists:
         for own in range(len(items)):

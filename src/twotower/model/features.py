@@ -15,6 +15,7 @@ class FeatureLayer(nn.Module):
     """Numbers as they are, embeddings of categories, means of bags; and embeddings of ids.
 
     Attributes:
+        dim: length of an id's embedding, D.
         width: how many numbers the features of a row become, W.
 
     Args:
@@ -27,6 +28,7 @@ class FeatureLayer(nn.Module):
         self, shape: FeatureShape, config: ModelConfig, *, ids: bool, sparse: bool
     ) -> None:
         super().__init__()
+        self.dim = config.embedding_dim
         self.id_table = None
         if ids:
             self.id_table = _table(shape.num_ids + 1, config.embedding_dim, sparse, untrained=1)
@@ -49,19 +51,15 @@ class FeatureLayer(nn.Module):
         named = self.named_parameters()
         return [weight for name, weight in named if not name.startswith("id_table.")]
 
-    def forward(
-        self, table: FeatureTable
-    ) -> tuple[Float[Tensor, "R W"], Float[Tensor, "R D"] | None]:
-        """Rows -> vectors of their features, and embeddings of their ids (None without)."""
+    def forward(self, table: FeatureTable) -> Float[Tensor, "R W"]:
+        """Rows -> vectors of their features."""
         parts = [table.dense]
-        id_embedding = None if self.id_table is None else self.id_table(table.ids)
         if self.code_table is not None:
             parts.append(self.code_table(table.codes).flatten(1))
         for layer, bag in zip(self.bag_tables, table.bags, strict=True):
             parts.append(layer(bag.codes, bag.offsets[:-1]))
         filled = [part for part in parts if part.shape[1]]
-        vectors = torch.cat(filled, 1) if len(filled) > 1 else (filled or parts)[0]
-        return vectors, id_embedding
+        return torch.cat(filled, 1) if len(filled) > 1 else (filled or parts)[0]
 
 
 def _table(num_rows: int, width: int, sparse: bool, untrained: int = 0) -> nn.Embedding:

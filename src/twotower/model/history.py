@@ -4,7 +4,8 @@ Every kind of history reads the embeddings of the items of B users, given end to
 they are the item tower's own, an item added yesterday counts as any other.
 
 A kind answers two questions: what all of a user's items say (``forward``), and, in training,
-what the rest says from which each part of them is to be found (``from_rest``).
+what the rest says from which each part of them is to be found (``from_rest``; in order,
+``before_each``).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def owners_of(offsets: Int64[Tensor, " B1"]) -> Int64[Tensor, " P"]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The items of histories, dealt into Q parts, each to be found from the rest of its history.
+    """The items of histories, dealt into Q parts, each to be found from the rest.
 
     Attributes:
         part: of each item the part that it is in.

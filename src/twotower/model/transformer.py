@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twotower.model.dropout import Dropout
-from twotower.model.history import PackedHistory, Parts, owners_of
+from twotower.model.history import PackedHistory, owners_of
 
 _HEAD_DIM = 32
 _SHORTEST = 8
@@ -54,14 +54,10 @@ class TransformerHistory(nn.Module):
         last = history.offsets[1:] + torch.arange(len(history.offsets) - 1).to(states.device)
         return states.index_select(0, last)
 
-    def from_rest(
-        self, history: PackedHistory, parts: Parts, is_shown: Bool[Tensor, " P"]
+    def before_each(
+        self, history: PackedHistory, is_shown: Bool[Tensor, " P"]
     ) -> Float[Tensor, "P D"]:
-        """Of each item the state of its user before it, after those earlier ones shown.
-
-        Args:
-            parts: each item alone.
-        """
+        """Of each item the state of its user before it, after those earlier ones shown."""
         states = self._states(history.only(is_shown))
         shown_before = torch.cumsum(is_shown, 0) - is_shown.long()
         # Each user up to and with the item's own has a beginning.

@@ -91,15 +91,27 @@ class TwoTower(nn.Module):
         """What, beside the config, makes this model again."""
         return dict(self._shapes)
 
-    def encode_items(self, table: FeatureTable) -> Float[Tensor, "I D"]:
-        """Item embeddings. Hide ids first (``hide_item_ids``) where training asks for it."""
-        return self._finish(self._itself(self.item_features, self.item_tower, table))
+    def encode_items(
+        self, table: FeatureTable, described: Float[Tensor, "I D"] | None = None
+    ) -> Float[Tensor, "I D"]:
+        """Item embeddings. Hide ids first (``hide_item_ids``) where training asks for it.
+
+        Args:
+            described: what ``describe_items`` gave, where that is known already.
+        """
+        if described is None:
+            described = self.describe_items(table)
+        return self._finish(_with_ids(self.item_features, table, described))
+
+    def describe_items(self, table: FeatureTable) -> Float[Tensor, "I D"] | None:
+        """What features say of items; None where there are no features."""
+        return _described(self.item_features, self.item_tower, table)
 
     def encode_users(
         self, table: FeatureTable, history: PackedHistory | None
     ) -> Float[Tensor, "B D"]:
         """User embeddings; the history is left out only where the model has none."""
-        itself = self._itself(self.user_features, self.user_tower, table)
+        itself = self._user_itself(table)
         if self.history is None:
             return self._finish(itself)
         assert history is not None
@@ -115,28 +127,22 @@ class TwoTower(nn.Module):
         item is a part, found from all others or, in order, from those before it.
         """
         assert self.history is not None
-        itself = self._itself(self.user_features, self.user_tower, table)
-        if self.training and self.history_dropout and isinstance(self.history, PooledHistory):
+        itself = self._user_itself(table)
+        parts = Parts.each_alone(history)
+        if isinstance(self.history, TransformerHistory):
+            rest = self.history.before_each(history, self.is_shown(history))
+        elif self.training and self.history_dropout:
             parts = Parts.dealt(history, self.history_dropout)
             is_shown = self._are_told(history)[history.owners()]
+            rest = self.history.from_rest(history, parts, is_shown)
         else:
-            parts, is_shown = Parts.each_alone(history), self.is_shown(history)
-        rest = self.history.from_rest(history, parts, is_shown)
+            rest = self.history.from_rest(history, parts, self.is_shown(history))
         return self._finish(itself.index_select(0, parts.owners) + rest), parts
 
-    def _itself(
-        self, layer: FeatureLayer, tower: Tower | None, table: FeatureTable
-    ) -> Float[Tensor, "R D"]:
-        """What features and id say."""
-        features: Tensor
-        embedding: Tensor | None
-        features, embedding = layer(table)
-        if tower is not None:
-            through: Tensor = tower(features)
-            embedding = through if embedding is None else through + embedding
-        if embedding is None:
-            return features.new_zeros(len(table), self.embedding_dim)
-        return embedding
+    def _user_itself(self, table: FeatureTable) -> Float[Tensor, "B D"]:
+        """What a user's features and id say."""
+        described = _described(self.user_features, self.user_tower, table)
+        return _with_ids(self.user_features, table, described)
 
     def _finish(self, embedding: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         return unit(embedding) if self.normalize else embedding
@@ -213,6 +219,27 @@ class TwoTower(nn.Module):
     def affinity(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
         return torch.sigmoid(self.logits(scores))
+
+
+def _described(
+    layer: FeatureLayer, tower: Tower | None, table: FeatureTable
+) -> Float[Tensor, "R D"] | None:
+    if tower is None:
+        return None
+    through: Tensor = tower(layer(table))
+    return through
+
+
+def _with_ids(
+    layer: FeatureLayer, table: FeatureTable, described: Float[Tensor, "R D"] | None
+) -> Float[Tensor, "R D"]:
+    """What features and ids say together."""
+    if layer.id_table is None:
+        if described is None:
+            return table.dense.new_zeros(len(table), layer.dim)
+        return described
+    embedding: Tensor = layer.id_table(table.ids)
+    return embedding if described is None else described + embedding
 
 
 def _history(

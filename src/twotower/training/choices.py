@@ -12,7 +12,7 @@ SOFTMAX: frozenset[Loss] = frozenset({"softmax", "in_batch_softmax"})
 # Those that weigh interactions.
 WEIGHED: frozenset[Loss] = frozenset({"bce", "in_batch_softmax"})
 # Up to here every item is an other in every step; of more so many stand for all.
-_ALL_ITEMS = 50_000
+_ALL_ITEMS = 20_000
 _NEGATIVES = 2048
 _FIRST: Mapping[Loss, NegativesFrom] = {
     "bce": "labels",

@@ -14,6 +14,7 @@ from twotower.data.interactions import Histories, offsets_of
 from twotower.model.history import PackedHistory
 from twotower.model.two_tower import TwoTower
 from twotower.training.batches import PairBatch, UserBatch
+from twotower.training.described import Described
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,21 @@ def whole_users(
     items: FeatureTable,
     batch: UserBatch,
     numbers: Int64[np.ndarray, " M"],
+    described: Described | None = None,
 ) -> Encoded:
     """Vectors: a user for each part of the user's items, from the rest of them.
 
     Args:
         numbers: rows of all items that are needed, ascending, the batch's own among them.
+        described: what features say of exactly those, where that is known.
     """
     device = users.ids.device
-    table = model.hide_item_ids(items.take(torch.from_numpy(numbers).to(device)))
-    embeddings = model.encode_items(table)
+    if described is None:
+        table = model.hide_item_ids(items.take(torch.from_numpy(numbers).to(device)))
+        embeddings = model.encode_items(table)
+    else:
+        table = model.hide_item_ids(described.table)
+        embeddings = model.encode_items(table, described.by(model))
     vectors = model.item_vectors(embeddings, table)
     liked = torch.from_numpy(np.searchsorted(numbers, batch.items)).to(device)
     offsets = torch.from_numpy(batch.offsets).to(device)

@@ -152,15 +152,21 @@ def epochs(
         # Sums of a loss a row; read once an epoch, lest each step waits for the device.
         total = torch.zeros((), dtype=torch.float64)
         rows = 0
+        described = objective.described(model)
         with _threads_for(objective, batch_size):
             for batch in objective.batches(batch_size, rng, windows):
-                loss = objective.loss_of(model, batch)
+                loss = objective.loss_of(model, batch, described)
                 loss.backward()  # type: ignore[no-untyped-call]
+                if described is not None and described.is_used_up:
+                    described.learn()
                 optimizers.step()
                 total += loss.detach().to("cpu", torch.float64) * len(batch)
                 rows += len(batch)
                 if on_step is not None:
                     on_step(len(batch))
+            if described is not None:
+                described.learn()
+                optimizers.step()
         model.eval()
         train_loss = float(total) / max(rows, 1)
         if not np.isfinite(train_loss):

@@ -19,6 +19,7 @@ from twotower.training import batches, encoding
 from twotower.training.batches import Batch, PairBatch, UserBatch, num_baskets
 from twotower.training.choices import SOFTMAX
 from twotower.training.comparison import Comparison, row_loss_of, vectors_of
+from twotower.training.described import Described
 from twotower.training.encoding import Encoded
 from twotower.training.mining import draw, mine
 from twotower.training.negatives import Memory, Negatives, Shared, negatives_of
@@ -138,8 +139,21 @@ class Objective:
             return len(self.train)
         return int((self.disliked.lengths()[self.positives.user_rows] > 0).sum())
 
-    def loss_of(self, model: TwoTower, batch: Batch) -> Tensor:
-        """The loss of one batch, ready for ``backward``."""
+    def described(self, model: TwoTower) -> Described | None:
+        """Descriptions of the items to share among steps, where every step reads them all."""
+        reads_all = self.config.negatives_from == "all" and self.is_by_users
+        if not reads_all or model.item_tower is None:
+            return None
+        return Described(self.items, self.met)
+
+    def loss_of(
+        self, model: TwoTower, batch: Batch, described: Described | None = None
+    ) -> Tensor:
+        """The loss of one batch, ready for ``backward``.
+
+        Args:
+            described: what ``described`` gave; None describes the items for this batch alone.
+        """
         if isinstance(batch, PairBatch) and self._is_one_to_one(batch):
             return self._one_to_one(model, batch)
         shared = None
@@ -147,7 +161,7 @@ class Objective:
             shared = self.negatives.together(
                 batch.negatives, batch.items, batch.owners(), batch.memory
             )
-        rows = self._encode(model, batch, shared)
+        rows = self._encode(model, batch, shared, described)
         beside = Comparison(
             self.loss,
             self.config,
@@ -167,7 +181,13 @@ class Objective:
             batch.memory.keep(batch.items, vectors, num_baskets(batch))
         return loss
 
-    def _encode(self, model: TwoTower, batch: Batch, shared: Shared | None) -> Encoded:
+    def _encode(
+        self,
+        model: TwoTower,
+        batch: Batch,
+        shared: Shared | None,
+        described: Described | None,
+    ) -> Encoded:
         """Vectors of a batch's users and of all items that it needs."""
         others = [] if shared is None else [shared.fresh]
         if self.config.negatives_from == "all":
@@ -176,7 +196,9 @@ class Objective:
             others.append(batch.hard.items.ravel())
         if isinstance(batch, UserBatch):
             numbers = np.unique(np.concatenate([batch.items, *others]))
-            return encoding.whole_users(model, self.users, self.items, batch, numbers)
+            return encoding.whole_users(
+                model, self.users, self.items, batch, numbers, described
+            )
         if batch.other_rows is not None:
             others.append(batch.other_rows)
         encoded = self._encode_pairs(model, batch, np.concatenate(others))
