@@ -212,6 +212,10 @@ class TestFiles:
         monkeypatch.setattr(torch, "load", None)
         assert len(runs.load(run).users) == 60
 
+    def test_item_vectors_begin_where_tensors_made_in_memory_do(self, run: Path) -> None:
+        vectors = runs.load(run).item_vectors
+        assert vectors.data_ptr() % 64 == torch.empty(9).data_ptr() % 64 == 0
+
     def test_whoever_may_read_one_may_read_all(self, run: Path) -> None:
         modes = {(run / name).stat().st_mode for name in FILES}
         (run.parent / "other").touch()
@@ -222,6 +226,7 @@ def is_only_tensors(content: bytes) -> bool:
     """Whether a header names tensors that fill the rest of a file, byte by byte."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
+    assert set(header.pop("__metadata__", {})) <= {"padding"}
     spans = sorted(each["data_offsets"] for each in header.values())
     ends = [0, *(end for _, end in spans)]
     return [begin for begin, _ in spans] == ends[:-1] and start + ends[-1] == len(content)
