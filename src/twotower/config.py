@@ -113,8 +113,9 @@ class ModelConfig(Section):
     )
     history_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
         "auto",
-        description="share of a history's items hidden in training; auto: 0.5, but 0 for a "
-        "transformer",
+        description="share of a history's items hidden in training; under softmax they are "
+        "what is to be found: 0.5 makes two halves, each found from the other, 0 asks for each "
+        "item from all others; auto: 0.5, but 0 for a transformer",
     )
     item_bias: bool = Field(
         True, description="one learned number an item, in the score; goes with item_ids"
@@ -137,8 +138,8 @@ class TrainingConfig(Section):
         "popularity: drawn anew each step and shared by the batch; in_batch: items of the "
         "batch's other rows; mixed: in_batch and uniform; auto: labels for bce and triplet, "
         "one for bpr, uniform for ccl and warp, in_batch for in_batch_softmax, for softmax "
-        "what negatives says; where negatives is set, uniform for bpr and mixed for "
-        "in_batch_softmax",
+        "what negatives says; where negatives is set, uniform for bpr and mixed for the "
+        "softmax losses",
     )
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | Literal["auto"] = Field(
         "auto",
@@ -149,7 +150,7 @@ class TrainingConfig(Section):
         "auto",
         description="how many items, drawn anew each step, stand for all others; under "
         "softmax 0 means all others themselves; auto: under softmax all up to 20,000 items, "
-        "else 2,048, or as many as there are items",
+        "else 8,192; 2,048 for the others, or as many as there are items",
     )
     distinct_negatives: bool = Field(
         False, description="others that were sampled twice in a step count once"

@@ -42,7 +42,7 @@ def test_a_loss_takes_others_from_anywhere_but_a_softmax_from_where_there_are_ma
     [
         ("softmax", "auto", "all", 0),
         ("softmax", 0, "all", 0),
-        ("softmax", 7, "uniform", 7),
+        ("softmax", 7, "mixed", 7),
         ("bpr", "auto", "one", 0),
         ("bpr", 7, "uniform", 7),
         ("in_batch_softmax", "auto", "in_batch", 0),
@@ -62,8 +62,8 @@ def test_a_number_of_negatives_alone_says_where_they_come_from(
 
 
 def test_in_a_large_catalogue_some_items_stand_for_all() -> None:
-    assert made("softmax", 20_001).negatives_from == "uniform"
-    assert made("softmax", 20_001).negatives == 2048
+    assert made("softmax", 20_001).negatives_from == "mixed"
+    assert made("softmax", 20_001).negatives == 8192
     assert made("softmax", 20_001, negatives_from="all").negatives == 0
     assert made("bce", 20_001, negatives_from="mixed").negatives == 2048
 

@@ -74,6 +74,7 @@ def objective_of(columns: dict[str, Any], loss: Loss, negatives: int = 0) -> Obj
     # A margin that lets nobody alone.
     given = TrainingConfig(
         negatives=negatives if loss == "softmax" else "auto",
+        negatives_from="uniform" if negatives else "auto",
         margin=50.0 if loss == "warp" else "auto",
     )
     config = settled(given, loss, ITEMS)

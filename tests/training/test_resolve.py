@@ -114,7 +114,7 @@ def test_the_sparser_the_data_the_lower_the_temperature() -> None:
     assert found[1] == pytest.approx(0.75 / math.log(50), rel=0.02)
 
 
-@pytest.mark.parametrize(("num_items", "negatives"), [(20_000, 0), (20_001, 2048)])
+@pytest.mark.parametrize(("num_items", "negatives"), [(20_000, 0), (20_001, 8192)])
 def test_in_a_large_catalogue_some_items_stand_for_all(num_items: int, negatives: int) -> None:
     many = read({"interactions": {"user_id": [1] * num_items, "item_id": range(num_items)}})
     made = resolved(many).training

@@ -11,8 +11,10 @@ from twotower.errors import ConfigError, join_mistakes
 SOFTMAX: frozenset[Loss] = frozenset({"softmax", "in_batch_softmax"})
 # Those that weigh interactions.
 WEIGHED: frozenset[Loss] = frozenset({"bce", "in_batch_softmax"})
-# Up to here every item is an other in every step; of more so many stand for all.
+# Up to here every item is an other in every step of a softmax; of more so many stand for all,
+# beside those that the batch itself brings.
 _ALL_ITEMS = 20_000
+_SOFTMAX_NEGATIVES = 8192
 _NEGATIVES = 2048
 _FIRST: Mapping[Loss, NegativesFrom] = {
     "bce": "labels",
@@ -27,7 +29,7 @@ _FIRST: Mapping[Loss, NegativesFrom] = {
 _FIRST_DRAWN: Mapping[Loss, NegativesFrom] = {
     "bpr": "uniform",
     "in_batch_softmax": "mixed",
-    "softmax": "uniform",
+    "softmax": "mixed",
 }
 _DRAWN: frozenset[NegativesFrom] = frozenset({"uniform", "popularity", "mixed"})
 # Sources that all rows of a batch share, sampled and so with a log q.
@@ -44,7 +46,7 @@ def settled(training: TrainingConfig, loss: Loss, num_items: int) -> TrainingCon
     negatives = training.negatives
     source = training.negatives_from
     if negatives == "auto" and loss == "softmax" and source in {"auto", "all"}:
-        negatives = 0 if num_items <= _ALL_ITEMS or source == "all" else _NEGATIVES
+        negatives = 0 if num_items <= _ALL_ITEMS or source == "all" else _SOFTMAX_NEGATIVES
     if source == "auto":
         source = _FIRST_DRAWN.get(loss, _FIRST[loss]) if _is_asked(negatives) else _FIRST[loss]
     if negatives == "auto":
