@@ -426,7 +426,7 @@ def test_ctrl_c_after_an_epoch_leaves_a_whole_run_of_the_best_so_far(shop: Path)
 
 
 def test_ctrl_c_in_the_first_epoch_says_so_and_leaves_nothing(shop: Path) -> None:
-    rows = {name: values * 300 for name, values in SHOP["interactions"].items()}
+    rows = {name: values * 3000 for name, values in SHOP["interactions"].items()}
     write_table(shop, "interactions", **rows)
     # A loss for which each of many equal rows counts, so that an epoch is long.
     write_settings(shop, training={"batch_size": 1, "loss": "bpr"}, data={"duplicates": "keep"})
