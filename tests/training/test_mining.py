@@ -65,3 +65,15 @@ def test_each_of_a_window_is_drawn_as_often_and_nothing_from_an_empty_one() -> N
         assert set(counts) == set(expected)
         # Five standard deviations.
         assert all(abs(counts[n] - expected[n]) < 5 * expected[n] ** 0.5 for n in expected)
+
+
+def test_hard_negatives_begin_after_the_epochs_without_and_only_where_asked_for() -> None:
+    others = {"negatives_from": "uniform", "hard_ranks": (1, 5), "hard_after": 2}
+    for count, first in ((2, 3), (0, None)):
+        plan = planned("bpr", hard_negatives=count, **others)
+        learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+        for epoch in range(1, 5):
+            windows = objective.windows(learned.model, epoch)
+            assert (windows is not None) == (first is not None and epoch >= first)
+            batch = next(objective.batches(8, np.random.default_rng(0), windows))
+            assert (batch.hard is not None) == (windows is not None)
