@@ -121,8 +121,10 @@ def start(into: Path, name: str, identity: str) -> Path:
     try:
         work.mkdir(parents=True)
         (work / _IDENTITY).write_text(identity, encoding="utf-8")
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise ConfigError(
             f"{into}: can not be written ({error.strerror}); name another folder with --into"
         ) from None
