@@ -48,6 +48,7 @@ from twotower.report.page import REPORT
 from twotower.retrieval.recommender import Recommender
 
 FORMAT = 1
+_USER_VALUES = "user_values."
 MANIFEST = "manifest.json"
 
 
@@ -105,6 +106,14 @@ def _write(recommender: Recommender, place: Path, report: bytes | None) -> None:
         "users": recommender.user_vectors.contiguous(),
         "items": recommender.item_vectors.contiguous(),
         "has_own_id": torch.from_numpy(recommender.has_own_id),
+        "user_has_own_id": torch.from_numpy(recommender.user_has_own_id),
+        "removed": torch.tensor(sorted(recommender.removed), dtype=torch.int64),
+    }
+    # Whoever has liked something new is encoded again, from all that is known.
+    vectors |= {
+        _USER_VALUES + column: torch.from_numpy(each)
+        for column, each in recommender.user_values.items()
+        if each.ndim > 1
     }
     save_file(vectors, str(place / "embeddings" / "vectors.safetensors"))
     met = {
@@ -164,16 +173,34 @@ def load(directory: str | Path) -> Recommender:
         item_encoders=encoders_from_json(_read_json(directory / "encoders" / "items.json")),
         users=users,
         items=items,
-        user_values=user_values,
+        user_values={
+            **user_values,
+            **{
+                name.removeprefix(_USER_VALUES): value.numpy()
+                for name, value in vectors.items()
+                if name.startswith(_USER_VALUES)
+            },
+        },
         item_values=item_values,
         user_vectors=vectors["users"],
         item_vectors=vectors["items"],
         seen=Histories(met["seen_offsets"].numpy(), met["seen_items"].numpy()),
         liked=Histories(met["liked_offsets"].numpy(), met["liked_items"].numpy()),
         has_own_id=vectors["has_own_id"].numpy(),
+        user_has_own_id=_user_has_own_id(vectors, met),
+        removed=frozenset(vectors["removed"].tolist() if "removed" in vectors else ()),
         metrics=_read_json(directory / "metrics.json"),
         history=_read_json(directory / "history.json"),
     )
+
+
+def _user_has_own_id(
+    vectors: Mapping[str, torch.Tensor], met: Mapping[str, torch.Tensor]
+) -> np.ndarray:
+    if "user_has_own_id" in vectors:
+        return vectors["user_has_own_id"].numpy()
+    # A run from before this was kept.
+    return np.concatenate([[False], met["seen_offsets"].diff().numpy()[1:] > 0])
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -105,6 +105,23 @@ class TwoTower(nn.Module):
         assert history is not None
         return self._finish(itself + self.history(history))
 
+    def user_parts(
+        self, table: FeatureTable, history: PackedHistory | None
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+        """What id, features and history add; the sum, finished, is ``encode_users``."""
+        features, own = self.user_features(table)
+        nothing = features.new_zeros(len(table), self.embedding_dim)
+        through = nothing if self.user_tower is None else self.user_tower(features)
+        read = nothing if self.history is None or history is None else self.history(history)
+        return nothing if own is None else own, through, read
+
+    def user_scale(self, whole: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
+        """By what the sum of the parts is multiplied on its way to the user's vector."""
+        scale = self._scale() * torch.ones_like(whole[:, :1])
+        return (
+            scale / torch.linalg.norm(whole, dim=1, keepdim=True) if self.normalize else scale
+        )
+
     def encode_users_for_each(
         self, table: FeatureTable, history: PackedHistory
     ) -> Float[Tensor, "P D"]:
