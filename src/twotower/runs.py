@@ -151,7 +151,9 @@ def load(directory: str | Path) -> Recommender:
     for name in manifest["files"]:
         _check_file(directory, name, manifest)
     config = read_run_config(directory)
-    vectors = load_file(str(directory / "embeddings" / "vectors.safetensors"))
+    stored = load_file(str(directory / "embeddings" / "vectors.safetensors"))
+    # Where a vector begins in memory decides about the last bits of a product.
+    vectors = {name: each.clone() for name, each in stored.items()}
     met = load_file(str(directory / "interactions.safetensors"))
     shapes = manifest["model"]
     model = TwoTower(
