@@ -275,6 +275,11 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     return dict(_read_json(directory / "metrics.json"))
 
 
+def version(directory: Path) -> str:
+    """Twelve letters that only this run has, of its manifest's sha256 and so of it all."""
+    return _sha256(directory / MANIFEST)[:12]
+
+
 def list_runs(root: Path) -> list[Path]:
     """The whole runs in a folder, oldest first; unfinished ones are not runs."""
     if not root.is_dir():

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from twotower.errors import RequestError
 from twotower.retrieval.changes import Recent
 from twotower.retrieval.explain import explained
 from twotower.retrieval.index import top_k
 from twotower.retrieval.people import Known, look_up, vectors_of
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.rerank import choose
-from twotower.retrieval.wish import Answer, Person, Recommended, Wish
+from twotower.retrieval.wish import Answer, Id, Person, Recommended, Scored, Wish
 
 # Below this share of items that may be found, only they are searched.
 _FEW = 0.1
@@ -70,6 +71,46 @@ def answer(
             )
         )
     return answers
+
+
+def score_pairs(
+    recommender: Recommender,
+    people: Sequence[Person],
+    items: Sequence[Id],
+    *,
+    recent: Recent | None = None,
+) -> list[Scored]:
+    """The score of each person with the item of the same place.
+
+    Raises:
+        RequestError: an item that is not known, or a wrong feature.
+    """
+    rows = recommender.item_rows(items)
+    if (rows == 0).any():
+        first = items[int(np.flatnonzero(rows == 0)[0])]
+        raise RequestError(
+            f"{recommender.items.column}: {first!r} is not known to this model; score what it "
+            "knows"
+        )
+    known = [look_up(recommender, person, recent) for person in people]
+    vectors = vectors_of(recommender, known) if known else torch.empty((0, 0))
+    chosen = recommender.item_vectors[torch.from_numpy(rows)]
+    scores = (vectors * chosen).sum(1) if known else torch.empty(0)
+    chances = recommender.affinity(scores.numpy()).tolist()
+    popularity = recommender.popularity[torch.from_numpy(rows)].tolist()
+    scored = []
+    for n, (item, each) in enumerate(zip(items, known, strict=True)):
+        basis = each.rests_on(recommender)
+        knows = basis != ["popularity"]
+        scored.append(
+            Scored.model_construct(
+                item=item,
+                score=float(scores[n]) if knows else popularity[n],
+                affinity=chances[n] if knows else None,
+                rests_on=basis,
+            )
+        )
+    return scored
 
 
 class _Search:

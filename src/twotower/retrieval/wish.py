@@ -124,6 +124,17 @@ class Recommended(Value):
     why: Why | None = None
 
 
+class Scored(Value):
+    """What a person makes of an item."""
+
+    item: Id
+    score: float = Field(description="Comparable within one run only.")
+    affinity: float | None = Field(
+        description="The chance, 0 to 1, that the person likes it; null where nothing is known."
+    )
+    rests_on: list[Basis]
+
+
 class Answer(Value):
     """One person's list, best first, and on what it rests."""
 
