@@ -33,7 +33,8 @@ def explained(
     it; so is a pooled history in its items. Where it is not, and for single features, a part is
     what the score loses without it.
     """
-    by_popularity = dial * recommender.popularity.numpy()[rows]
+    # + 0, lest a dial at 0 give -0.
+    by_popularity = dial * recommender.popularity.numpy()[rows] + 0.0
     if known.rests_on(recommender) == ["popularity"]:
         return [
             Why.model_construct(

@@ -12,11 +12,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's scalars as Python's own; what JSON can not carry is refused."""
+    """Numpy's scalars as Python's own; what can be no id is refused in one sentence."""
     value = value.item() if hasattr(value, "item") and not isinstance(value, type) else value
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("an id is a whole number or a text")
-    if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError("an id that is a number has 64 bits")
+    elif not 1 <= len(value) <= 256:
+        raise ValueError(f"an id that is a text has 1 to 256 characters, got {len(value):,}")
+    elif any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
         raise ValueError("an id has no zero bytes and no halves of characters")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -357,8 +358,11 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _not_valid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part)[:80] for part in first["loc"] if part != "body")
-    return _problem(request, 422, _short(f"{where or 'body'}: {first['msg']}"))
+    # Names of the alternatives that were tried tell the reader nothing.
+    named = [str(part) for part in first["loc"] if part != "body"]
+    where = ".".join(part[:80] for part in named if not re.search(r"[-\[]", part))
+    what = str(first["msg"]).removeprefix("Value error, ")
+    return _problem(request, 422, _short(f"{where or 'body'}: {what}"))
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

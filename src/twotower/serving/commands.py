@@ -53,7 +53,9 @@ def serve(
         state=state,
         keys=read_keys(keys) if keys else (),
         runs_folder=runs,
-        limits=Limits(seconds=seconds, in_flight=waiting, threads=threads),
+        limits=Limits(
+            seconds=seconds, body_seconds=seconds, in_flight=waiting, threads=threads
+        ),
         on_open=lambda address: _out.print(
             f"{run} at {address}", highlight=False, soft_wrap=True
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -87,6 +88,9 @@ def serve(
     try:
         on_open(_address(host, listening.getsockname()[1]))
         threading.Thread(target=start, name="start", daemon=True).start()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # The server takes these, ends well, and raises them again: to nobody.
+            signal.signal(number, lambda *_: None)
         asyncio.run(server.serve(sockets=[listening]))
     finally:
         listening.close()
