@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from servers import Postgres, Server, serving
+
 from twotower import runs
 from twotower.retrieval.recommender import Recommender
 from worlds import trained

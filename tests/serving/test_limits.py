@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from servers import Reply, serving
 
 from processes import cold, warm
-from servers import Reply, serving
 from twotower.errors import RequestError
 from twotower.serving.keys import add_key, find_key, make_key, read_keys
 
@@ -98,7 +98,7 @@ def test_keys_open_what_they_are_for_and_stand_nowhere(run: Path, tmp_path: Path
         assert server.ask("GET", "/livez").status == 200
         assert server.ask("GET", "/metrics").status == 401
         log = server.log.read_text()
-    assert {"reader", "writer", "adminer"} <= {key for key in made_names(log)}
+    assert {"reader", "writer", "adminer"} <= made_names(log)
     assert not any(key in log + file.read_text() for key in made.values())
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
-import twotower
+from bad_requests import BAD, BODY, Bad
 from servers import Server
+
 from twotower.errors import RequestError
 from twotower.retrieval.answer import answer
 from twotower.retrieval.recommender import Recommender
@@ -38,8 +39,9 @@ def rounded(answers: list[Answer]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url)
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url) as client:
+        yield client
 
 
 @pytest.mark.parametrize("wish", WISHES)
@@ -66,11 +68,9 @@ def test_similar_items_scores_and_items_are_those_of_the_object(
 
 def test_an_answer_says_which_run_gave_it(server: Server) -> None:
     reply = server.post("/v1/recommend", {"people": [{"user": 100}]})
-    version = twotower.runs.version
     assert reply.json["run"] == "one"
     assert len(reply.json["version"]) == 12
     assert reply.json["version"] == server.ask("GET", "/readyz").json["version"]
-    assert callable(version)
 
 
 def test_what_a_user_did_counts_in_the_next_request_and_a_retry_once(client: Client) -> None:
@@ -112,64 +112,9 @@ def test_a_new_item_is_recommended_by_the_next_request_until_it_is_deleted(
         client.delete_item(9001)
 
 
-BODY = {"people": [{"user": 100}]}
-DEEP = b'{"people":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-BAD: list[tuple[str, str, str, Any, int, str]] = [
-    ("no JSON", "POST", "/v1/recommend", b"{", 422, "JSON"),
-    ("nothing", "POST", "/v1/recommend", b"", 422, "body"),
-    ("a list", "POST", "/v1/recommend", [], 422, "body"),
-    ("nobody", "POST", "/v1/recommend", {"people": []}, 422, "at least 1"),
-    ("a crowd", "POST", "/v1/recommend", {"people": [{}] * 257}, 422, "at most 256"),
-    ("NaN", "POST", "/v1/recommend", b'{"people":[{}],"diversity":NaN}', 422, "finite"),
-    ("infinity", "POST", "/v1/recommend", b'{"people":[{}],"popularity":1e999}', 422, "finite"),
-    ("a NaN id", "POST", "/v1/recommend", b'{"people":[{"user":NaN}]}', 422, "people.0.user: an"),
-    ("a truth as id", "POST", "/v1/recommend", {"people": [{"user": True}]}, 422, "an id is"),
-    ("a large id", "POST", "/v1/recommend", {"people": [{"user": 2**63}]}, 422, "64 bits"),
-    ("4301 digits", "POST", "/v1/recommend", b'{"k":' + b"9" * 4301 + b"}", 400, "body"),
-    ("half a letter", "POST", "/v1/recommend", b'{"people":[{"user":"\\ud800"}]}', 422, "halves"),
-    ("a zero byte", "POST", "/v1/events", b'{"events":[{"id":"a","user":"\\u0000","item":1}]}', 422, "zero"),
-    ("no UTF-8", "POST", "/v1/recommend", b'{"people":[{"user":"\xff"}]}', 400, "body"),
-    ("10 MB id", "POST", "/v1/recommend", {"people": [{"user": "x" * 10**7}]}, 413, "larger"),
-    ("a long id", "POST", "/v1/recommend", {"people": [{"user": "x" * 10**5}]}, 422, "100,000"),
-    ("deep", "POST", "/v1/recommend", DEEP, 400, "body"),
-    ("k 0", "POST", "/v1/recommend", {**BODY, "k": 0}, 422, "k: "),
-    ("k huge", "POST", "/v1/recommend", {**BODY, "k": 10**9}, 422, "k: "),
-    ("k text", "POST", "/v1/recommend", {**BODY, "k": "ten"}, 422, "k: "),
-    ("unknown key", "POST", "/v1/recommend", {**BODY, "kk": 1}, 422, "kk: "),
-    ("no column", "POST", "/v1/recommend", {**BODY, "where": {"hue": 1}}, 422, "no column 'hue'"),
-    ("wrong kind", "POST", "/v1/recommend", {**BODY, "where": {"year": "x"}}, 422, "a numeric"),
-    ("a half letter", "POST", "/v1/recommend", b'{"people":[{}],"where":{"year":"\\ud800"}}', 422, "a numeric"),
-    ("wrong operator", "POST", "/v1/recommend", {**BODY, "where": {"year": {"~": 1}}}, 422, "where.year"),
-    ("no feature", "POST", "/v1/recommend", {"people": [{"features": {"x": 1}}]}, 422, "'x'"),
-    ("feature of a kind", "POST", "/v1/recommend", {"people": [{"features": {"age": "old"}}]}, 422, "'age'"),
-    ("feature infinite", "POST", "/v1/recommend", b'{"people":[{"features":{"age":1e999}}]}', 422, "'age'"),
-    ("quota 0", "POST", "/v1/recommend", {**BODY, "at_most": {"genre": 0}}, 422, "at_most.genre"),
-    ("quota of nothing", "POST", "/v1/recommend", {**BODY, "at_most": {"x": 1}}, 422, "at_most: no column"),
-    ("similar to nothing", "POST", "/v1/similar", {"items": [9]}, 422, "1 unknown (9)"),
-    ("more than similar", "POST", "/v1/similar", {"items": [500], "k": 999}, 422, "k must be"),
-    ("score of nothing", "POST", "/v1/score", {"pairs": [{"user": 1, "item": 9}]}, 422, "9 is not"),
-    ("event without id", "POST", "/v1/events", {"events": [{"user": 1, "item": 1}]}, 422, "id: Field required"),
-    ("event at no time", "POST", "/v1/events", {"events": [{"id": "z", "user": 1, "item": 1, "at": "x"}]}, 422, "at: "),
-    ("event without zone", "POST", "/v1/events", {"events": [{"id": "z", "user": 1, "item": 1, "at": "2026-01-01T00:00:00"}]}, 422, "timezone"),
-    ("item feature", "PUT", "/v1/items", {"items": [{"item": 1, "features": {"x": 1}}]}, 422, "'x'"),
-    ("item kind", "PUT", "/v1/items", {"items": [{"item": 1, "features": {"year": "x"}}]}, 422, "'year'"),
-    ("item id", "PUT", "/v1/items", {"items": [{"item": "a", "features": {"year": 1}}]}, 422, "whole number"),
-    ("item twice", "PUT", "/v1/items", {"items": [{"item": i, "features": {"year": 1}} for i in (1, "1")]}, 422, "twice"),
-    ("no such item", "GET", "/v1/items/nothing", None, 404, "no item"),
-    ("a path", "POST", "/v1/admin/load", {"run": "../one"}, 422, "run: "),
-    ("a root path", "POST", "/v1/admin/load", {"run": "/etc"}, 422, "run: "),
-    ("dots", "POST", "/v1/admin/load", {"run": ".."}, 422, "run: "),
-    ("no such run", "POST", "/v1/admin/load", {"run": "three"}, 404, "no run"),
-    ("no such route", "GET", "/v1/secrets", None, 404, "Not Found"),
-    ("up the tree", "GET", "/../../etc/passwd", None, 404, "Not Found"),
-    ("no such method", "DELETE", "/v1/recommend", None, 405, "Not Allowed"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("method", "path", "body", "status", "said"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])  # fmt: skip
-def test_bad_input_gets_one_sentence_and_never_a_500(
-    server: Server, method: str, path: str, body: Any, status: int, said: str
-) -> None:
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad[0])
+def test_bad_input_gets_one_sentence_and_never_a_500(server: Server, bad: Bad) -> None:
+    _, method, path, body, status, said = bad
     reply = server.ask(method, path, body)
     assert (reply.status, said in reply.json["error"]) == (status, True), reply.body
     assert "\n" not in reply.json["error"]

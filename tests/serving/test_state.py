@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from servers import Postgres, Server, serving
+
 from twotower.serving.client import Client, ClientEvent
 from twotower.serving.state import Event, State
 
@@ -84,9 +84,10 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_nothing_twice(
     for turn in range(3):
         with serving(run, f"--state '{url}'") as server:
             stuck, open_ = open_, []
-            for each in stuck:
-                Client(server.url).add_events([each])
-                acknowledged.append(each.id)
+            with Client(server.url) as client:
+                for each in stuck:
+                    client.add_events([each])
+                    acknowledged.append(each.id)
             threads = [
                 threading.Thread(target=_send, args=(server, turn, n, acknowledged, open_))
                 for n in range(4)
@@ -128,19 +129,18 @@ def test_what_was_told_survives_a_restart_a_swap_and_a_rollback(run: Path) -> No
         assert server.ask("GET", "/v1/items/9001").json["values"]["genre"] == "folk"
         assert server.ask("GET", "/v1/items/504").status == 404
 
-    with serving(run) as server:
-        client = Client(server.url)
+    with serving(run) as server, Client(server.url) as client:
         client.add_events([ClientEvent("told", 502)])
         client.put_items({9001: {"genre": "folk", "year": 1970}, 504: {"genre": "folk"}})
         client.delete_item(504)
         checked(server)
         server.kill()
-    with serving(run) as server:
+    with serving(run) as server, Client(server.url) as client:
         checked(server)
-        Client(server.url).load("two")
+        client.load("two")
         checked(server)
-        Client(server.url).put_items({9002: {"genre": "jazz"}})
-        Client(server.url).rollback()
+        client.put_items({9002: {"genre": "jazz"}})
+        client.rollback()
         checked(server)
         assert server.ask("GET", "/v1/items/9002").status == 200
 

@@ -165,6 +165,12 @@ class Client:
             self._own.connection = None
             raise
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close this thread's connection."""
         connection = getattr(self._own, "connection", None)

@@ -22,6 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger("twotower.serving")
+# How many times too large a body may be until its sender is cut off.
+_PATIENCE = 32
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -74,7 +76,7 @@ class Gate:
             await send(message)
 
         try:
-            body = await self._body(scope, receive)
+            body = await self._body(receive)
             started = time.perf_counter()
             await self._app(scope, _given(body, receive), answer)
         except ServiceError as refusal:
@@ -99,28 +101,28 @@ class Gate:
         }
         _log.info("answered", extra={"fields": fields})
 
-    async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
+    async def _body(self, receive: Receive) -> bytes:
         most = self._limits.body_bytes
-        too_large = ServiceError(413, f"the body is larger than {most:,} bytes; send less")
-        stated = dict(scope["headers"]).get(b"content-length", b"0")
-        if not stated.isdigit() or int(stated[:20]) > most:
-            raise too_large
-        parts = bytearray()
+        parts, size, is_whole = bytearray(), 0, False
         try:
             async with asyncio.timeout(self._limits.body_seconds):
-                while True:
+                while not is_whole and size <= _PATIENCE * most:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _GoneError
-                    parts += message.get("body", b"")
-                    if len(parts) > most:
-                        raise too_large
-                    if not message.get("more_body", False):
-                        return bytes(parts)
+                    part = message.get("body", b"")
+                    size += len(part)
+                    # Read on without keeping it, since who still sends does not listen.
+                    if size <= most:
+                        parts += part
+                    is_whole = not message.get("more_body", False)
         except TimeoutError:
             raise ServiceError(
                 408, f"the body did not come within {self._limits.body_seconds:g} s"
             ) from None
+        if size > most:
+            raise ServiceError(413, f"the body is larger than {most:,} bytes; send less")
+        return bytes(parts)
 
 
 class _GoneError(Exception):

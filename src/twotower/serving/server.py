@@ -112,6 +112,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(_MOST_CONNECTIONS)
     except (OSError, OverflowError) as error:
         raise RequestError(
             f"serve: can not listen on {host}, port {port} ({reason(error)}); choose another"
