@@ -23,7 +23,7 @@ from twotower.errors import RequestError, ServiceError, StateError, TwoTowerErro
 from twotower.retrieval.wish import Id, Person
 from twotower.serving import schemas
 from twotower.serving.gate import Gate, Limits
-from twotower.serving.keys import Key, Scope, find_key
+from twotower.serving.keys import SCOPES, Key, Scope, find_key
 from twotower.serving.service import Served, Service
 from twotower.serving.state import Event
 
@@ -101,14 +101,17 @@ class Doors:
             raise ServiceError(403, f"this key is not for {scope}")
 
 
-def _needs(scope: Scope) -> Any:
+def _needs(scope: Scope, *, keys: bool) -> Any:
     def opened(
         request: Request,
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> None:
         request.app.state.doors.open(scope, request, given)
 
-    return Depends(opened)
+    def opened_without(request: Request) -> None:
+        request.app.state.doors.open(scope, request, None)
+
+    return Depends(opened if keys else opened_without)
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -139,7 +142,7 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
     app.add_exception_handler(TwoTowerError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _not_found)
-    read, write, admin = _needs("read"), _needs("write"), _needs("admin")
+    read, write, admin = (_needs(scope, keys=bool(keys)) for scope in SCOPES)
     add = app.add_api_route
     for path, route, model, scope, more in (
         ("/v1/recommend", recommend, schemas.RecommendAnswer, read, ()),
