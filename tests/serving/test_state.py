@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,31 @@ def event(number: int, **changed: Any) -> Event:
     return Event(**{"event_id": f"e{number}", **plain, "liked": True, **times, **changed})
 
 
+def stored_in(url: str) -> list[Event]:
+    with closing(State(url)) as state:
+        return list(state.events())
+
+
 class Contract:
     """What every database must do."""
 
     def test_an_event_counts_once_and_all_come_back_in_order(self, url: str) -> None:
-        state = State(url)
         first = [event(n) for n in range(1000)]
-        assert len(state.add_events(first)) == 1000
-        again = [event(5, user_id="other"), event(1000)]
-        assert state.add_events(again) == {"e1000"}
-        assert list(state.events()) == [*first, event(1000)]
-        state.close()
-        assert list(State(url).events()) == [*first, event(1000)]
+        with closing(State(url)) as state:
+            assert len(state.add_events(first)) == 1000
+            again = [event(5, user_id="other"), event(1000)]
+            assert state.add_events(again) == {"e1000"}
+            assert list(state.events()) == [*first, event(1000)]
+        assert stored_in(url) == [*first, event(1000)]
 
     def test_the_last_change_of_an_item_counts(self, url: str) -> None:
-        state = State(url)
-        state.change_items({"7": {"genre": "folk \ud800\0"}, "8": {"year": 1.5}}, at=1)
-        state.change_items({"8": None, "9": {"tags": ["a", "b"]}}, at=2)
         expected = {"7": {"genre": "folk \ud800\0"}, "8": None, "9": {"tags": ["a", "b"]}}
-        assert state.item_changes() == expected
-        assert State(url).item_changes() == expected
+        with closing(State(url)) as state:
+            state.change_items({"7": expected["7"], "8": {"year": 1.5}}, at=1)
+            state.change_items({"8": None, "9": expected["9"]}, at=2)
+            assert state.item_changes() == expected
+        with closing(State(url)) as state:
+            assert state.item_changes() == expected
 
 
 class TestSqlite(Contract):
@@ -101,7 +107,7 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_nothing_twice(
             server.kill()
             for thread in threads:
                 thread.join()
-    stored = [each.event_id for each in State(url).events()]
+    stored = [each.event_id for each in stored_in(url)]
     assert len(acknowledged) >= 120
     assert len(stored) == len(set(stored))
     assert set(acknowledged) <= set(stored)
@@ -170,4 +176,32 @@ def test_while_the_database_is_away_recommendations_go_on_and_events_are_refused
         postgres.start()
         assert server.post("/v1/events", away).json == {"stored": 1, "repeated": 0}
         assert 506 not in server.items_of("told", k=48)
-    assert [each.event_id for each in State(url).events()] == ["a", "b"]
+    assert [each.event_id for each in stored_in(url)] == ["a", "b"]
+
+
+def test_a_database_that_says_nothing_keeps_no_recommendation_waiting(
+    run: Path, postgres: Postgres
+) -> None:
+    url = fresh(postgres)
+    with serving(run, f"--state '{url}' --seconds 1") as server:
+        told = {"events": [{"id": "a", "user": "told", "item": 502}]}
+        with postgres.frozen():
+            threads = [
+                threading.Thread(target=server.post, args=("/v1/events", told))
+                for _ in range(4)
+            ]
+            for thread in threads:
+                thread.start()
+            for _ in range(5):
+                assert 502 in server.items_of("told", k=48)
+            reply = server.post("/v1/events", told)
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+            for thread in threads:
+                thread.join()
+        deadline = time.monotonic() + 20
+        while (reply := server.post("/v1/events", told)).status == 503:
+            assert time.monotonic() < deadline
+        # One that was given up may have been stored in the end; it counts once.
+        assert reply.json["stored"] + reply.json["repeated"] == 1
+        assert 502 not in server.items_of("told", k=48)
+    assert [each.event_id for each in stored_in(url)] == ["a"]

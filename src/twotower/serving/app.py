@@ -35,9 +35,9 @@ _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 class Desk:
     """Where requests wait to be computed: never many, and none for ever."""
 
-    def __init__(self, limits: Limits, service: Service) -> None:
+    def __init__(self, limits: Limits, service: Service, *, threads: int) -> None:
         self._limits, self._metrics = limits, service.metrics
-        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="answer")
+        self._pool = ThreadPoolExecutor(threads)
         self._counting = threading.Lock()
         self._in_flight = 0
 
@@ -54,7 +54,7 @@ class Desk:
                     429, "too many requests are waiting; try again", retry_after=1
                 )
             self._in_flight += 1
-            self._metrics.in_flight.set(self._in_flight)
+        self._metrics.in_flight.inc()
         future = self._pool.submit(function, *arguments)
         future.add_done_callback(self._done)
         try:
@@ -69,7 +69,7 @@ class Desk:
     def _done(self, _: Future[Any]) -> None:
         with self._counting:
             self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+        self._metrics.in_flight.dec()
 
 
 class Doors:
@@ -137,7 +137,9 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         redoc_url=None,
     )
     app.state.service = service
-    app.state.desk = Desk(limits, service)
+    app.state.desk = Desk(limits, service, threads=limits.threads)
+    # Writes come one after the other, and a slow database must not keep answers waiting.
+    app.state.writes = Desk(limits, service, threads=1)
     app.state.doors = Doors(keys)
     app.add_exception_handler(TwoTowerError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
@@ -242,25 +244,25 @@ async def get_item(request: Request, item_id: ItemId) -> Response:
 
 async def put_items(request: Request, body: schemas.ItemsBody) -> Response:
     """Items that are new or have new features; the next request knows them."""
-    service, desk = _of(request)
+    service, _ = _of(request)
     known = service.served.recommender.items
     items = {known.key(each.item): each.features for each in body.items}
     if len(items) < len(body.items):
         raise RequestError("items: an item is there twice; send each once")
-    served = await desk.ask(service.put_items, items)
+    served = await _writes(request).ask(service.put_items, items)
     return _json(schemas.ItemsAnswer, served, changed=len(items))
 
 
 async def delete_item(request: Request, item_id: ItemId) -> Response:
     """An item that is no longer to be had."""
-    service, desk = _of(request)
-    served = await desk.ask(service.delete_item, _clean(item_id))
+    service, _ = _of(request)
+    served = await _writes(request).ask(service.delete_item, _clean(item_id))
     return _json(schemas.ItemsAnswer, served, changed=1)
 
 
 async def events(request: Request, body: schemas.EventsBody) -> Response:
     """What people did: stored durably, in their histories from the next request on."""
-    service, desk = _of(request)
+    service, _ = _of(request)
     known = service.served.recommender
     now = datetime.now(UTC)
     received = [
@@ -275,7 +277,7 @@ async def events(request: Request, body: schemas.EventsBody) -> Response:
         )
         for each in body.events
     ]
-    stored = await desk.ask(service.add_events, received)
+    stored = await _writes(request).ask(service.add_events, received)
     return _text(
         schemas.EventsAnswer.model_construct(stored=stored, repeated=len(received) - stored)
     )
@@ -313,6 +315,11 @@ async def metrics(request: Request) -> Response:
 
 def _of(request: Request) -> tuple[Service, Desk]:
     return request.app.state.service, request.app.state.desk
+
+
+def _writes(request: Request) -> Desk:
+    desk: Desk = request.app.state.writes
+    return desk
 
 
 def _clean(item_id: str) -> Id:

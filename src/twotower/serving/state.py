@@ -156,7 +156,11 @@ def _engine(url: str) -> Engine:
         name = parsed.get_backend_name()
         if name == "postgresql":
             # An outage is to be known at once; requests wait for the answer.
-            options = {"connect_timeout": 3, "options": "-c statement_timeout=5000"}
+            options = {
+                "connect_timeout": 3,
+                "tcp_user_timeout": 5000,
+                "options": "-c statement_timeout=5000",
+            }
             return sql.create_engine(
                 parsed, pool_pre_ping=True, pool_timeout=5, connect_args=options
             )
