@@ -25,6 +25,7 @@ _SERVER.set_forkserver_preload(
         "torch._dynamo",
         "twotower.pipeline",
         "twotower.report.figures",
+        "twotower.serving.server",
         "twotower.terminal.inspection",
         "twotower.terminal.progress",
         "twotower.terminal.show",

@@ -26,6 +26,7 @@ ROOMS = [
     "runs",
     "pipeline",
     "tuning",
+    "serving",
     "terminal",
     "cli",
 ]
@@ -72,6 +73,7 @@ def test_the_public_names_are_these_and_each_can_be_had() -> None:
         *("Config", "Dataset", "Recommendations", "Recommender", "TwoTowerModel"),
         *("ConfigError", "DataError", "RequestError", "RunError", "TwoTowerError"),
         *("evaluate", "fit", "load", "parse_config", "read", "read_config", "save", "train"),
+        *("Answer", "Client", "Person", "Recent", "Wish", "answer"),
         *("tune", "write_report", "__version__"),
     }
     assert all(getattr(twotower, name) is not None for name in twotower.__all__)

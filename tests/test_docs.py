@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -28,22 +30,39 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     settings = {**os.environ, "PATH": path, "COLUMNS": "100"}
     python = ""
-    for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if language == "yaml":
-            parse_config(yaml.safe_load(code))
-        elif language == "sh":
-            # The two commands are what CI and the reader run; here what they call is run.
-            code = re.sub(r"^make .*$", "", code, flags=re.M)
-            run(["bash", "-euc", code], tmp_path, settings)
-        elif language == "python":
-            # Blocks of a page build on each other.
-            python += code
-            run([sys.executable, "-W", "error", "-c", python], tmp_path, settings)
+    with ExitStack() as ends:
+        for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+            if language == "yaml":
+                parse_config(yaml.safe_load(code))
+            elif language == "sh":
+                # The two commands are what CI and the reader run; here what they call is run.
+                code = re.sub(r"^make .*$", "", code, flags=re.M)
+                run(["bash", "-euc", code], tmp_path, settings, ends)
+            elif language == "python":
+                # Blocks of a page build on each other.
+                python += code
+                command = [sys.executable, "-W", "error", "-c", python]
+                run(command, tmp_path, settings, ends)
 
 
-def run(command: list[str], place: Path, settings: dict[str, str]) -> None:
-    done = subprocess.run(command, cwd=place, env=settings, capture_output=True, check=False)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout.decode()}{done.stderr.decode()}"
+def run(command: list[str], place: Path, settings: dict[str, str], ends: ExitStack) -> None:
+    """Run a block; what it leaves running goes on until the page ends."""
+    started = subprocess.Popen(
+        command,
+        cwd=place,
+        env=settings,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    ends.callback(end, started.pid)
+    said, _ = started.communicate()
+    assert started.returncode == 0, f"{command[-1]}\n{said.decode()}"
+
+
+def end(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGTERM)
 
 
 def test_every_command_is_in_the_readme_and_shows_an_example() -> None:

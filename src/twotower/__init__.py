@@ -20,15 +20,27 @@ if TYPE_CHECKING:
     from twotower.pipeline import fit as fit
     from twotower.pipeline import train as train
     from twotower.report.page import write_report as write_report
+    from twotower.retrieval.answer import answer as answer
+    from twotower.retrieval.changes import Recent as Recent
     from twotower.retrieval.recommendations import Recommendations as Recommendations
     from twotower.retrieval.recommender import Recommender as Recommender
+    from twotower.retrieval.wish import Answer as Answer
+    from twotower.retrieval.wish import Person as Person
+    from twotower.retrieval.wish import Wish as Wish
     from twotower.runs import load as load
     from twotower.runs import save as save
+    from twotower.serving.client import Client as Client
     from twotower.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "answer": "twotower.retrieval.answer",
+    "Wish": "twotower.retrieval.wish",
+    "Recent": "twotower.retrieval.changes",
+    "Person": "twotower.retrieval.wish",
+    "Client": "twotower.serving.client",
+    "Answer": "twotower.retrieval.wish",
     "Config": "twotower.config",
     "ConfigError": "twotower.errors",
     "DataError": "twotower.errors",

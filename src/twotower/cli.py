@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from twotower import __version__
 from twotower.errors import TwoTowerError
+from twotower.serving import commands as serving
 
 if TYPE_CHECKING:
     from twotower.config import Config
@@ -354,6 +355,10 @@ def embed(
 
     count = write_embeddings(runs.load(run), what, into)
     out.print(f"{into}: {count:,} rows", highlight=False)
+
+
+app.command(epilog=_example("serve runs/20260131-120000-lab"))(serving.serve)
+app.command(epilog=_example("key shop --scope read --scope write --into keys.txt"))(serving.key)
 
 
 @app.command(name="runs", epilog=_example("runs"))

@@ -4,7 +4,9 @@
     ├── DataError            a table, a column or a value is not what it must be
     ├── ConfigError          a setting does not exist or is out of its bounds
     ├── RunError             a run directory is missing, changed or from another version
-    └── RequestError         a question that can not be answered: unknown user, k too large
+    ├── RequestError         a question that can not be answered: unknown user, k too large
+    ├── StateError           the database of a service can not be reached, or refuses
+    └── ServiceError         a service can not answer: too busy, not ready, no such key
 
 Each message says what is wrong, where, what was found and what to do. A programmer's mistake
 is a ``ValueError`` or an ``assert``, not one of these.
@@ -35,6 +37,19 @@ class RunError(TwoTowerError):
 
 class RequestError(TwoTowerError):
     """A question that can not be answered as asked."""
+
+
+class StateError(TwoTowerError):
+    """The database of a service can not be reached, or refuses; nothing was stored."""
+
+
+class ServiceError(TwoTowerError):
+    """What a service answers instead: its HTTP status, and after how long to try again."""
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
 
 
 def reason(error: BaseException) -> str:

@@ -279,6 +279,7 @@ def assemble(
         seen=histories(met, num_users=num_users),
         liked=liked,
         has_own_id=learned.has_own_id & config.model.item_ids,
+        user_has_own_id=learned.users.ids.cpu().numpy() > 0,
         user_values=dataset.users.values,
         item_values=dataset.items.values,
         metrics={},

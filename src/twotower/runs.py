@@ -6,7 +6,7 @@
       history.json            one list a quantity, an entry an epoch
       model.safetensors       weights
       encoders/*.json         what turns raw values into rows
-      embeddings/*            ids (Parquet) and vectors (safetensors) of users and items
+      embeddings/*            ids (Parquet), vectors and what else each row has (safetensors)
       interactions.safetensors  what each user met and liked
       manifest.json           format number, shapes, sha256 of every file and of itself
       report.html             all of it for people, if it was drawn
@@ -48,6 +48,7 @@ from twotower.report.page import REPORT
 from twotower.retrieval.recommender import Recommender
 
 FORMAT = 1
+_USER_VALUES = "user_values."
 MANIFEST = "manifest.json"
 _ALIGNMENT = 64
 
@@ -105,9 +106,20 @@ def _write(recommender: Recommender, place: Path, report: bytes | None) -> None:
     vectors = {
         "users": recommender.user_vectors.contiguous(),
         "items": recommender.item_vectors.contiguous(),
-        "has_own_id": torch.from_numpy(recommender.has_own_id),
     }
     _save_aligned(vectors, place / "embeddings" / "vectors.safetensors")
+    rows = {
+        "has_own_id": torch.from_numpy(recommender.has_own_id),
+        "user_has_own_id": torch.from_numpy(recommender.user_has_own_id),
+        "removed": torch.tensor(sorted(recommender.removed), dtype=torch.int64),
+    }
+    # Whoever has liked something new is encoded again, from all that is known.
+    rows |= {
+        _USER_VALUES + column: torch.from_numpy(each)
+        for column, each in recommender.user_values.items()
+        if each.ndim > 1
+    }
+    save_file(rows, str(place / "embeddings" / "rows.safetensors"))
     met = {
         f"{name}_{part}": torch.from_numpy(array)
         for name, each in (("seen", recommender.seen), ("liked", recommender.liked))
@@ -157,6 +169,7 @@ def load(directory: str | Path) -> Recommender:
         _check_file(directory, name, manifest)
     config = read_run_config(directory)
     vectors = load_file(str(directory / "embeddings" / "vectors.safetensors"))
+    rows = load_file(str(directory / "embeddings" / "rows.safetensors"))
     met = load_file(str(directory / "interactions.safetensors"))
     shapes = manifest["model"]
     model = TwoTower(
@@ -178,13 +191,22 @@ def load(directory: str | Path) -> Recommender:
         item_encoders=encoders_from_json(_read_json(directory / "encoders" / "items.json")),
         users=users,
         items=items,
-        user_values=user_values,
+        user_values={
+            **user_values,
+            **{
+                name.removeprefix(_USER_VALUES): value.numpy()
+                for name, value in rows.items()
+                if name.startswith(_USER_VALUES)
+            },
+        },
         item_values=item_values,
         user_vectors=vectors["users"],
         item_vectors=vectors["items"],
         seen=Histories(met["seen_offsets"].numpy(), met["seen_items"].numpy()),
         liked=Histories(met["liked_offsets"].numpy(), met["liked_items"].numpy()),
-        has_own_id=vectors["has_own_id"].numpy(),
+        has_own_id=rows["has_own_id"].numpy(),
+        user_has_own_id=rows["user_has_own_id"].numpy(),
+        removed=frozenset(rows["removed"].tolist()),
         metrics=_read_json(directory / "metrics.json"),
         history=_read_json(directory / "history.json"),
     )
@@ -258,6 +280,11 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     """
     _check_file(directory, "metrics.json", read_manifest(directory))
     return dict(_read_json(directory / "metrics.json"))
+
+
+def version(directory: Path) -> str:
+    """Twelve letters that only this run has, of its manifest's sha256 and so of it all."""
+    return _sha256(directory / MANIFEST)[:12]
 
 
 def list_runs(root: Path) -> list[Path]:

@@ -51,6 +51,16 @@ class Ids:
         place = np.minimum(np.searchsorted(in_order, numbers), len(order) - 1)
         return np.where(in_order[place] == numbers, order[place] + 1, 0)
 
+    def key(self, identity: Any) -> str:
+        """One text for all ways to write an id, also of one that is not among these.
+
+        >>> ids = Ids("user_id", np.array([42]))
+        >>> {ids.key(42), ids.key("42"), ids.key(42.0)}, ids.key("who")
+        ({'42'}, 'who')
+        """
+        number = as_number(identity) if self.are_numbers else None
+        return str(identity if number is None else number)
+
     def of(self, rows: np.ndarray) -> np.ndarray:
         """The id of each row from 1."""
         chosen: np.ndarray = self.values[rows - 1]

@@ -142,7 +142,18 @@ class PooledHistory(nn.Module):
             mode="sum",
             per_sample_weights=weights,
         )
-        return total / _summed(weights.square(), history).clamp_min(1e-12).sqrt()[:, None]
+        return total / self._length(weights, history)[:, None]
+
+    def shares(self, history: PackedHistory) -> Float[Tensor, "P D"]:
+        """What each item puts into its user's pooled history; they add up to it."""
+        weights = self.weights(history)
+        lengths = self._length(weights, history).index_select(0, history.owners())
+        return history.embeddings.index_select(0, history.items) * (weights / lengths)[:, None]
+
+    def _length(
+        self, weights: Float[Tensor, " P"], history: PackedHistory
+    ) -> Float[Tensor, " B"]:
+        return _summed(weights.square(), history).clamp_min(1e-12).sqrt()
 
     def from_rest(
         self, history: PackedHistory, parts: Parts, is_shown: Bool[Tensor, " P"]

@@ -1,4 +1,4 @@
-"""THE object a user holds: recommend, similar, score, add items.
+"""THE object a user holds: recommend, similar, score, add and remove items.
 
 Evaluation and serving call it too, so that what was measured is what is served.
 """
@@ -22,7 +22,9 @@ from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.errors import DataError, RequestError
 from twotower.model.two_tower import TwoTower
+from twotower.retrieval.changes import ItemRecords, with_values
 from twotower.retrieval.encode import item_vectors, user_vectors
+from twotower.retrieval.filters import Catalogue
 from twotower.retrieval.index import ExactIndex
 from twotower.retrieval.recommendations import Recommendations
 
@@ -38,6 +40,8 @@ class Recommender:
         seen: what each user met, liked or not; not recommended again.
         liked: what counts as the user's history.
         has_own_id: (I + 1,) whether training met the item.
+        user_has_own_id: (U + 1,) likewise for users.
+        removed: rows of items that are no longer to be had; what people made of them counts.
         user_values, item_values: plain values of their columns (see ``Entities``), to be shown.
         metrics, history: what training measured; see the run's ``metrics.json``.
     """
@@ -53,10 +57,12 @@ class Recommender:
     seen: Histories
     liked: Histories
     has_own_id: Bool[np.ndarray, " I"]
+    user_has_own_id: Bool[np.ndarray, " U"]
     user_values: Mapping[str, np.ndarray]
     item_values: Mapping[str, np.ndarray]
     metrics: Mapping[str, Any]
     history: Mapping[str, Sequence[float]]
+    removed: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         dim = self.item_vectors.shape[1] - 1
@@ -153,11 +159,11 @@ class Recommender:
         recent = liked.latest(self.config.model.history_length)
         shifted = Histories(recent.offsets[1:], recent.items)
         return user_vectors(
-            self.model, table, rows, shifted, self.item_vectors, self._item_ids
+            self.model, table, rows, shifted, self.item_vectors, self.item_ids
         ).clone()
 
     @cached_property
-    def _item_ids(self) -> Int64[Tensor, " I1"]:
+    def item_ids(self) -> Int64[Tensor, " I1"]:
         """Of each item row the id that training gave it, or 0."""
         return torch.from_numpy(np.arange(len(self.has_own_id)) * self.has_own_id)
 
@@ -179,7 +185,7 @@ class Recommender:
             raise RequestError(
                 f"k must be 1 to {len(self.items) - 1:,}, the number of other items; got {k}"
             )
-        rows = self.items.rows(ids)
+        rows = self.item_rows(ids)
         if (rows == 0).any():
             unknown = [i for i, row in zip(ids, rows, strict=True) if row == 0]
             raise RequestError(
@@ -211,7 +217,7 @@ class Recommender:
                     "give both ids of each pair"
                 )
         user_rows = self.users.rows([user for user, _ in listed])
-        item_rows = self.items.rows([item for _, item in listed])
+        item_rows = self.item_rows([item for _, item in listed])
         for ids, rows, place in ((self.users, user_rows, 0), (self.items, item_rows, 1)):
             if (rows == 0).any():
                 first = listed[int(np.flatnonzero(rows == 0)[0])][place]
@@ -238,8 +244,8 @@ class Recommender:
 
         Args:
             table: a path, or a polars, pandas or pyarrow table, with the items' id column and
-                their features; a column that is missing is missing for all. Known ids get
-                their new features.
+                their features, or ``ItemRecords``; a column that is missing is missing for
+                all. Known ids get their new features.
 
         Raises:
             DataError: what is wrong with the table.
@@ -250,7 +256,7 @@ class Recommender:
                 "ones; train with an items table that has features"
             )
         ids, values = self._read_items(table)
-        if not values:
+        if not values.keys() & self.item_encoders.by_column.keys():
             known = ", ".join(self.item_encoders.by_column)
             raise DataError(
                 f"add_items: no column is a feature with a value; the features are: {known}"
@@ -267,30 +273,56 @@ class Recommender:
             items=Ids(self.items.column, np.concatenate([self.items.values, ids[fresh]])),
             item_vectors=torch.cat([changed, vectors[torch.from_numpy(fresh)]]),
             has_own_id=np.concatenate([self.has_own_id, np.zeros(fresh.sum(), bool)]),
-            item_values=self._with_values(values, rows, fresh),
+            item_values=with_values(self.item_values, values, rows, fresh),
+            removed=self.removed - set(rows.tolist()),
         )
-
-    def _with_values(
-        self, values: Mapping[str, np.ndarray], rows: np.ndarray, fresh: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        every = {}
-        for name, old in self.item_values.items():
-            nothing = None if old.dtype == object else np.nan
-            missing = np.full((len(rows), *old.shape[1:]), nothing, dtype=old.dtype)
-            new = values.get(name, missing)
-            changed = old.copy()
-            changed[rows[~fresh] - 1] = new[~fresh]
-            every[name] = np.concatenate([changed, new[fresh]])
-        return every
 
     def _read_items(self, source: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         columns = {name: column for name, (column, _) in self.item_encoders.by_column.items()}
+        if isinstance(source, ItemRecords):
+            shown = {name: each.column for name, each in self.catalogue.columns.items()}
+            return source.read(self.items, {**shown, **columns})
         return read_plain(source, "items", self.items.column, columns, self.items.are_numbers)
+
+    def remove_items(self, items: Any) -> Recommender:
+        """A recommender that has these items no more; ``add_items`` brings them back.
+
+        In the histories of those who liked them they go on to count. Unknown ids do no harm.
+        """
+        rows = self.items.rows(_listed(items))
+        return replace(self, removed=self.removed | set(rows[rows > 0].tolist()))
+
+    def item_rows(self, items: Iterable[Any]) -> Int64[np.ndarray, " B"]:
+        """The row of each item that is to be had; 0 for any other."""
+        rows = self.items.rows(items)
+        gone = np.fromiter(self.removed, np.int64, len(self.removed))
+        return np.where(np.isin(rows, gone), 0, rows)
 
     def is_candidate(self) -> Bool[Tensor, " I"]:
         """Which items may be recommended: those with a trained id or features to go by."""
         can_judge = self.has_own_id | (len(self.item_encoders.by_column) > 0)
+        can_judge[list(self.removed)] = False
         return torch.from_numpy(can_judge[1:])
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items' columns, ready to be filtered by."""
+        columns = {name: column for name, (column, _) in self.item_encoders.by_column.items()}
+        return Catalogue.of(columns, self.item_values, len(self.items))
+
+    @cached_property
+    def popularity(self) -> Float32[Tensor, " I"]:
+        """How popular each row is, in the unit of scores: as spread out as a user's are.
+
+        The logarithm of how many liked it in training, less its mean over the items.
+        """
+        liked = np.bincount(self.liked.items, minlength=len(self.items) + 1)
+        known = torch.from_numpy(np.log1p(liked[1:].astype(np.float32)))
+        some = np.linspace(1, len(self.users), min(len(self.users), 256)).astype(np.int64)
+        scores = self.user_vectors[torch.from_numpy(some)] @ self.item_vectors[1:].T
+        spread = scores.std(1, correction=0).mean() if len(some) else torch.tensor(1.0)
+        deviation = known.std(correction=0).clamp_min(1e-6)
+        return torch.cat([torch.zeros(1), (known - known.mean()) / deviation * spread])
 
     def index(self) -> ExactIndex:
         """The items, ready to be searched; position n is row n + 1."""

@@ -1,0 +1,230 @@
+"""People and a wish -> answers: one search for everybody, then the dials of each list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from twotower.errors import RequestError
+from twotower.retrieval.changes import Recent
+from twotower.retrieval.explain import explained
+from twotower.retrieval.index import top_k
+from twotower.retrieval.people import Known, look_up, vectors_of
+from twotower.retrieval.recommender import Recommender
+from twotower.retrieval.rerank import choose
+from twotower.retrieval.wish import Answer, Id, Person, Recommended, Scored, Wish
+
+# Below this share of items that may be found, only they are searched.
+_FEW = 0.1
+_SMALLEST_POOL = 100
+
+
+def answer(
+    recommender: Recommender,
+    people: Sequence[Person],
+    wish: Wish | None = None,
+    *,
+    recent: Recent | None = None,
+) -> list[Answer]:
+    """What each of some people is recommended, and on what that rests.
+
+    Nobody is an error: an unknown user is answered from features and history, and from
+    popularity where there is nothing else. A list is shorter than k only where fewer items
+    fulfil the wish: the search is exact, over those alone that may be found.
+
+    Args:
+        recent: what people did since training.
+
+    Raises:
+        RequestError: a column or a feature that does not exist, or a value it can not have.
+    """
+    wish = wish or Wish()
+    known = [look_up(recommender, person, recent) for person in people]
+    search = _Search(recommender, known, wish)
+    lists = search.lists() if known else []
+    answers = []
+    for place, (each, (rows, scores)) in enumerate(zip(known, lists, strict=True)):
+        basis = each.rests_on(recommender)
+        own = scores - float(search.dials[place]) * recommender.popularity.numpy()[rows]
+        chances = recommender.affinity(own).tolist()
+        knows = basis != ["popularity"]
+        why = (
+            explained(recommender, each, rows, scores, float(search.dials[place]))
+            if wish.explain
+            else [None] * len(rows)
+        )
+        items = [
+            Recommended.model_construct(
+                item=item, score=score, affinity=chance if knows else None, why=reason
+            )
+            for item, score, chance, reason in zip(
+                recommender.items.of(rows).tolist(), scores.tolist(), chances, why, strict=True
+            )
+        ]
+        answers.append(
+            Answer.model_construct(
+                user=each.person.user, rests_on=basis, unknown=each.unknown, items=items
+            )
+        )
+    return answers
+
+
+def score_pairs(
+    recommender: Recommender,
+    people: Sequence[Person],
+    items: Sequence[Id],
+    *,
+    recent: Recent | None = None,
+) -> list[Scored]:
+    """The score of each person with the item of the same place.
+
+    Raises:
+        RequestError: an item that is not known, or a wrong feature.
+    """
+    rows = recommender.item_rows(items)
+    if (rows == 0).any():
+        first = items[int(np.flatnonzero(rows == 0)[0])]
+        raise RequestError(
+            f"{recommender.items.column}: {first!r} is not known to this model; score what it "
+            "knows"
+        )
+    known = [look_up(recommender, person, recent) for person in people]
+    vectors = vectors_of(recommender, known) if known else torch.empty((0, 0))
+    chosen = recommender.item_vectors[torch.from_numpy(rows)]
+    scores = (vectors * chosen).sum(1) if known else torch.empty(0)
+    chances = recommender.affinity(scores.numpy()).tolist()
+    popularity = recommender.popularity[torch.from_numpy(rows)].tolist()
+    scored = []
+    for n, (item, each) in enumerate(zip(items, known, strict=True)):
+        basis = each.rests_on(recommender)
+        knows = basis != ["popularity"]
+        scored.append(
+            Scored.model_construct(
+                item=item,
+                score=float(scores[n]) if knows else popularity[n],
+                affinity=chances[n] if knows else None,
+                rests_on=basis,
+            )
+        )
+    return scored
+
+
+class _Search:
+    """One wish of several people.
+
+    Attributes:
+        dials: of each person the popularity dial.
+        rows: of the items that may be found; None for all.
+    """
+
+    def __init__(self, recommender: Recommender, known: Sequence[Known], wish: Wish) -> None:
+        self.recommender, self.known, self.wish = recommender, known, wish
+        self.vectors = vectors_of(recommender, known) if known else torch.empty((0, 0))
+        nothing = [each.rests_on(recommender) == ["popularity"] for each in known]
+        self.dials = torch.tensor(
+            [wish.popularity or (1.0 if is_nothing else 0.0) for is_nothing in nothing]
+        )
+        allowed = recommender.is_candidate().numpy()
+        if wish.where:
+            allowed = allowed & recommender.catalogue.fulfilling(wish.where)
+        self.groups = [
+            (recommender.catalogue.column(name, "at_most").groups, most)
+            for name, most in wish.at_most.items()
+        ]
+        self.num_allowed = int(allowed.sum())
+        is_few = self.num_allowed < _FEW * len(allowed)
+        self.rows = np.flatnonzero(allowed) + 1 if is_few else None
+        everything = is_few or self.num_allowed == len(allowed)
+        self.is_candidate = None if everything else torch.from_numpy(allowed)
+
+    def lists(self) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
+        """Rows and scores of each person's list."""
+        places = np.arange(len(self.known))
+        k = min(self.wish.k, self.num_allowed)
+        if not self.groups and self.wish.diversity == 0:
+            return self._best(places, k)
+        pool = min(max(_SMALLEST_POOL, 5 * k), self.num_allowed)
+        lists = []
+        for place, candidates in zip(places, self._best(places, pool), strict=True):
+            chosen = self._chosen(*candidates)
+            size = pool
+            # Quotas may use up a pool; the next one is larger, and the last is all there is.
+            while len(chosen[0]) < k and len(candidates[0]) == size < self.num_allowed:
+                size = min(4 * size, self.num_allowed)
+                [candidates] = self._best(np.array([place]), size)
+                chosen = self._chosen(*candidates)
+            lists.append(chosen)
+        return lists
+
+    def _best(
+        self, places: np.ndarray, k: int
+    ) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
+        """The k best for some of the people, by score alone."""
+        items, popularity = self.recommender.item_vectors[1:], self.recommender.popularity[1:]
+        if self.rows is not None:
+            chosen = torch.from_numpy(self.rows - 1)
+            items, popularity = items[chosen], popularity[chosen]
+        queries, dials = self.vectors[places], self.dials[places]
+        excluded, owners = self._excluded(places)
+
+        def scores_of(part: slice) -> Float32[Tensor, "b I"]:
+            scores = queries[part] @ items.T
+            if bool((dials[part] != 0).any()):
+                scores += dials[part, None] * popularity
+            return scores
+
+        found, values = top_k(
+            scores_of,
+            len(places),
+            len(items),
+            k,
+            is_candidate=self.is_candidate,
+            excluded_items=torch.from_numpy(excluded),
+            excluded_owners=torch.from_numpy(owners),
+        )
+        lists = []
+        for positions, scores in zip(found.numpy(), values.numpy(), strict=True):
+            there = positions >= 0
+            rows = positions[there] + 1
+            lists.append((rows if self.rows is None else self.rows[rows - 1], scores[there]))
+        return lists
+
+    def _excluded(
+        self, places: np.ndarray
+    ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
+        """Positions that are not to be found, and whose each is: a place in ``places``."""
+        everybodys = self.recommender.items.rows(self.wish.exclude)
+        found, owners = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for owner, place in enumerate(places):
+            each = self.known[place]
+            met = [] if self.wish.include_seen else [each.met]
+            rows = np.concatenate([everybodys[everybodys > 0], each.excluded, *met])
+            positions = rows - 1 if self.rows is None else self._narrowed(rows)
+            found.append(positions)
+            owners.append(np.full(len(positions), owner, np.int64))
+        return np.concatenate(found), np.concatenate(owners)
+
+    def _narrowed(self, rows: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
+        """Positions among the few items that are searched; of other rows there is none."""
+        assert self.rows is not None
+        if not len(self.rows):
+            return np.empty(0, np.int64)
+        positions = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        among: Bool[np.ndarray, " N"] = self.rows[positions] == rows
+        kept: np.ndarray = positions[among].astype(np.int64)
+        return kept
+
+    def _chosen(
+        self, rows: Int64[np.ndarray, " P"], scores: Float32[np.ndarray, " P"]
+    ) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]:
+        """A list from its candidates, by the dials of diversity and quotas."""
+        embeddings = self.recommender.item_vectors[torch.from_numpy(rows), :-1].numpy()
+        groups = [([of_item[row - 1] for row in rows], most) for of_item, most in self.groups]
+        places = choose(
+            scores, embeddings, self.wish.k, diversity=self.wish.diversity, groups=groups
+        )
+        return rows[places], scores[places]

@@ -1,0 +1,174 @@
+"""Whom an answer is for: what is known of each, as rows that the user tower reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int32, Int64
+from torch import Tensor
+
+from twotower.data.features import FeatureTable
+from twotower.data.interactions import Histories, offsets_of
+from twotower.data.plain import all_missing, plain_json
+from twotower.errors import DataError, RequestError
+from twotower.retrieval.changes import Recent
+from twotower.retrieval.recommender import Recommender
+from twotower.retrieval.wish import Basis, Id, Person
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one person.
+
+    Attributes:
+        row: of the user; 0 for who is not known.
+        features: plain values, one row a column; those missing are left out.
+        history: rows of items, oldest first; no longer than the model reads.
+        met: rows of all items that the person met.
+        excluded: rows of items not to be recommended, met or not.
+        unknown: items of the history that the model does not know.
+        is_new: whether anything is known that the stored vector does not know.
+    """
+
+    person: Person
+    row: int
+    features: Mapping[str, np.ndarray]
+    history: Int32[np.ndarray, " L"]
+    met: Int64[np.ndarray, " M"]
+    excluded: Int64[np.ndarray, " X"]
+    unknown: list[Id]
+    is_new: bool
+
+    def rests_on(self, recommender: Recommender) -> list[Basis]:
+        """What of this the model uses; popularity where that is nothing."""
+        model = recommender.model
+        has_id = model.user_features.id_table is not None
+        uses: dict[Basis, bool] = {
+            "id": has_id and bool(recommender.user_has_own_id[self.row]),
+            "features": bool(self.features),
+            "history": model.history is not None and len(self.history) > 0,
+        }
+        return [basis for basis, is_used in uses.items() if is_used] or ["popularity"]
+
+
+def look_up(recommender: Recommender, person: Person, recent: Recent | None) -> Known:
+    """What is known of a person from training, from since, and from the request.
+
+    Raises:
+        RequestError: a feature that does not exist or can not have that value.
+    """
+    users, items = recommender.users, recommender.items
+    row = 0 if person.user is None else int(users.rows([person.user])[0])
+    since: list[Any] = []
+    disliked: list[Any] = []
+    if recent is not None and person.user is not None:
+        key = users.key(person.user)
+        since, disliked = recent.liked_by(key), recent.disliked_by(key)
+    given = items.rows(person.history)
+    later = np.concatenate([items.rows(since), given])
+    bad = items.rows(disliked)
+    later = later[later > 0]
+    trained = recommender.liked.of(row).astype(np.int64)
+    # As in training, the last meeting of a user and an item counts.
+    again = np.concatenate([later, bad[bad > 0]])
+    whole = np.concatenate([trained[~np.isin(trained, again)], _last_of_each(later)])
+    length = recommender.config.model.history_length
+    return Known(
+        person,
+        row,
+        _features(recommender, person, row),
+        whole[-length:].astype(np.int32),
+        np.concatenate([recommender.seen.of(row).astype(np.int64), again]),
+        _known_rows(items.rows(person.exclude)),
+        [item for item, found in zip(person.history, given, strict=True) if found == 0],
+        bool(person.features) or len(again) > 0 or row == 0,
+    )
+
+
+def _known_rows(rows: np.ndarray) -> np.ndarray:
+    chosen: np.ndarray = rows[rows > 0]
+    return chosen
+
+
+def _last_of_each(rows: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
+    """Each once, at its last place."""
+    _, from_end = np.unique(rows[::-1], return_index=True)
+    kept: np.ndarray = rows[np.sort(len(rows) - 1 - from_end)]
+    return kept
+
+
+def _features(recommender: Recommender, person: Person, row: int) -> dict[str, np.ndarray]:
+    encoders = recommender.user_encoders.by_column
+    for name in person.features:
+        if name not in encoders:
+            shown = name if len(name) < 80 else name[:77] + "..."
+            known = ", ".join(encoders) or "none"
+            raise RequestError(f"unknown feature {shown!r}; the features are: {known}")
+    found = {}
+    for name, (column, _) in encoders.items():
+        if name in person.features:
+            try:
+                value = plain_json(column, person.features[name])
+                recommender.user_encoders.encode({name: value}, np.zeros(1, np.int64))
+            except DataError as error:
+                raise RequestError(_short(str(error))) from None
+        elif row > 0 and name in recommender.user_values:
+            value = recommender.user_values[name][row - 1 : row]
+        else:
+            continue
+        is_there = value[0] is not None if value.dtype == object else not np.isnan(value).all()
+        if is_there and value.size:
+            found[name] = value
+    return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def encoded(
+    recommender: Recommender, people: Sequence[Known], without: Sequence[str | None] = ()
+) -> tuple[FeatureTable, Histories]:
+    """People as rows of features, and their histories; row n has history n + 1.
+
+    Args:
+        without: of each person a feature to leave out.
+    """
+    values = {}
+    left_out = without or [None] * len(people)
+    for name, (column, _) in recommender.user_encoders.by_column.items():
+        rows = [
+            each.features[name] if name in each.features and name != left else None
+            for each, left in zip(people, left_out, strict=True)
+        ]
+        width = next((row.shape[1] for row in rows if row is not None and row.ndim > 1), 0)
+        missing = all_missing(column, 1, dimension=width)
+        values[name] = np.concatenate([missing if row is None else row for row in rows])
+    codes = [each.row if recommender.user_has_own_id[each.row] else 0 for each in people]
+    table = recommender.user_encoders.encode(values, np.array(codes, np.int64))
+    lengths = np.array([0, *(len(each.history) for each in people)], np.int64)
+    items = np.concatenate([np.empty(0, np.int32), *(each.history for each in people)])
+    return table, Histories(offsets_of(lengths), items)
+
+
+def vectors_of(recommender: Recommender, people: Sequence[Known]) -> Float32[Tensor, "B D"]:
+    """The users' vectors: the stored ones where they know all, else made now.
+
+    Somebody of whom nothing is known has zeros: popularity alone ranks for them.
+    """
+    rows = torch.tensor([each.row for each in people], dtype=torch.int64)
+    vectors = recommender.user_vectors[rows]
+    new = [place for place, each in enumerate(people) if each.is_new]
+    if new:
+        table, histories = encoded(recommender, [people[place] for place in new])
+        vectors[torch.tensor(new)] = recommender.encode_users(table, histories)
+    vectors[_rests_on_nothing(recommender, people)] = 0.0
+    return vectors
+
+
+def _rests_on_nothing(recommender: Recommender, people: Sequence[Known]) -> Bool[Tensor, " B"]:
+    return torch.tensor([each.rests_on(recommender) == ["popularity"] for each in people])

@@ -1,0 +1,151 @@
+"""What is asked of a recommender, and what it answers: plain values, the same over HTTP.
+
+Nothing heavy is imported here, so that a client needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's scalars as Python's own; what can be no id is refused in one sentence."""
+    value = value.item() if hasattr(value, "item") and not isinstance(value, type) else value
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("an id is a whole number or a text")
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError("an id that is a number has 64 bits")
+    elif not 1 <= len(value) <= 256:
+        raise ValueError(f"an id that is a text has 1 to 256 characters, got {len(value):,}")
+    elif any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("an id has no zero bytes and no halves of characters")
+    return value
+
+
+WholeNumber = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+Id = Annotated[
+    WholeNumber | Annotated[StrictStr, Field(min_length=1, max_length=256)],
+    BeforeValidator(_plain),
+]
+"""The id of a user or an item, a whole number or a text, as in the tables."""
+
+Scalar = StrictBool | WholeNumber | Annotated[float, Field(strict=True)] | StrictStr
+Comparison = Literal["=", "in", "not in", ">", ">=", "<", "<="]
+Condition = Scalar | list[Scalar] | dict[Comparison, Scalar | list[Scalar]]
+"""``"jazz"``, ``["jazz", "folk"]`` (one of them), or ``{">=": 1990, "<": 2000}`` (all hold)."""
+
+Basis = Literal["id", "features", "history", "popularity"]
+
+
+class Value(BaseModel):
+    """A frozen value of finite numbers and known names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Person(Value):
+    """Somebody to recommend to; any part of what is known may be missing."""
+
+    user: Id | None = Field(default=None, description="The user's id; it may be unknown.")
+    features: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Values of the users' columns by name; they count before those trained on.",
+    )
+    history: list[Id] = Field(
+        default_factory=list,
+        description="Items the person liked beside those known of them, oldest first.",
+    )
+    exclude: list[Id] = Field(
+        default_factory=list, description="Items not to be recommended to this person."
+    )
+
+
+class Wish(Value):
+    """How lists are to be."""
+
+    k: int = Field(default=10, ge=1, description="How many items a list.")
+    include_seen: bool = Field(
+        default=False, description="Whether what was met may come again."
+    )
+    exclude: list[Id] = Field(
+        default_factory=list, description="Items not to be recommended to anybody."
+    )
+    where: dict[str, Condition] = Field(
+        default_factory=dict, description="Only items whose columns fulfil all of these."
+    )
+    at_most: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="By column: so many items of a list share a value."
+    )
+    diversity: float = Field(
+        default=0.0, ge=0, le=1, description="0 by score alone, 1 by unlikeness alone (MMR)."
+    )
+    popularity: float = Field(
+        default=0.0,
+        ge=-1,
+        le=1,
+        description="1 counts popularity as much as affinity, -1 prefers the little known.",
+    )
+    explain: bool = Field(default=False, description="Whether each item says why.")
+
+
+class Part(Value):
+    """What one item of the history, or one feature, adds to a score."""
+
+    name: Id = Field(description="The item's id, or the feature's name.")
+    adds: float = Field(description="In units of the score.")
+
+
+class Why(Value):
+    """What carried a recommendation; ``id + features + history + bias + popularity = score``.
+
+    Where pooling is additive each item's part is exact. In a history that is read in order, and
+    for single features, a part is what the score loses when that one is left out.
+    """
+
+    id: float = Field(description="What the user's own id adds.")
+    features: float = Field(description="What the user's features add.")
+    history: float = Field(description="What the history adds.")
+    bias: float = Field(description="What everybody makes of the item.")
+    popularity: float = Field(description="What the popularity dial adds.")
+    items: list[Part] = Field(description="Of the history, those that add most.")
+    columns: list[Part] = Field(description="Of the features, those that add most.")
+    is_exact: bool = Field(
+        description="Whether the parts of the items add up to the history's."
+    )
+
+
+class Recommended(Value):
+    """An item of a list."""
+
+    item: Id
+    score: float = Field(description="What ranks; comparable within one run only.")
+    affinity: float | None = Field(
+        description="The chance, 0 to 1, that the person likes it; null where nothing is known."
+    )
+    why: Why | None = None
+
+
+class Scored(Value):
+    """What a person makes of an item."""
+
+    item: Id
+    score: float = Field(description="Comparable within one run only.")
+    affinity: float | None = Field(
+        description="The chance, 0 to 1, that the person likes it; null where nothing is known."
+    )
+    rests_on: list[Basis]
+
+
+class Answer(Value):
+    """One person's list, best first, and on what it rests."""
+
+    user: Id | None
+    rests_on: list[Basis] = Field(
+        description="What of the person was known and used; popularity alone where nothing was."
+    )
+    unknown: list[Id] = Field(description="Items of the history that this model does not know.")
+    items: list[Recommended]

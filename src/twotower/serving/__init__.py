@@ -1,0 +1,1 @@
+"""A recommender over HTTP, and what it is told there, kept."""

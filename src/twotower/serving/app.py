@@ -1,0 +1,386 @@
+"""The routes: each says to the service what it was told; no logic here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+import twotower
+from twotower.errors import RequestError, ServiceError, StateError, TwoTowerError
+from twotower.retrieval.wish import Id, Person
+from twotower.serving import schemas
+from twotower.serving.gate import Gate, Limits
+from twotower.serving.keys import SCOPES, Key, Scope, find_key
+from twotower.serving.service import Served, Service
+from twotower.serving.state import Event
+
+T = TypeVar("T")
+_bearer = HTTPBearer(auto_error=False, description="A key that `twotower key` made.")
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
+
+
+class Desk:
+    """Where requests wait to be computed: never many, and none for ever."""
+
+    def __init__(self, limits: Limits, service: Service, *, threads: int) -> None:
+        self._limits, self._metrics = limits, service.metrics
+        self._pool = ThreadPoolExecutor(threads)
+        self._counting = threading.Lock()
+        self._in_flight = 0
+
+    async def ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in a thread.
+
+        Raises:
+            ServiceError: too many are waiting, or it takes too long.
+        """
+        with self._counting:
+            if self._in_flight >= self._limits.in_flight:
+                self._metrics.refused.inc()
+                raise ServiceError(
+                    429, "too many requests are waiting; try again", retry_after=1
+                )
+            self._in_flight += 1
+        self._metrics.in_flight.inc()
+        future = self._pool.submit(function, *arguments)
+        future.add_done_callback(self._done)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._limits.seconds)
+        except TimeoutError:
+            raise ServiceError(
+                503,
+                f"no answer within {self._limits.seconds:g} s; ask for less or try again",
+                retry_after=1,
+            ) from None
+
+    def _done(self, _: Future[Any]) -> None:
+        with self._counting:
+            self._in_flight -= 1
+        self._metrics.in_flight.dec()
+
+
+class Doors:
+    """Who may come in; without keys everybody, but under a local name only."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = keys
+
+    def open(
+        self, scope: Scope, request: Request, given: HTTPAuthorizationCredentials | None
+    ) -> None:
+        """Let a request in, or not.
+
+        Raises:
+            ServiceError: no key, a wrong one, or one for something else.
+        """
+        if not self._keys:
+            host = request.headers.get("host", "").lower()
+            name = host[: host.index("]") + 1] if "]" in host else host.split(":")[0]
+            if name not in _LOCAL_HOSTS:
+                # A page elsewhere may have its name lead here (DNS rebinding).
+                raise ServiceError(403, "without keys only localhost is answered")
+            return
+        key = None if given is None else find_key(self._keys, given.credentials)
+        if key is None:
+            raise ServiceError(401, "give a key: Authorization: Bearer KEY")
+        request.state.key = key.name
+        if scope not in key.scopes:
+            raise ServiceError(403, f"this key is not for {scope}")
+
+
+def _needs(scope: Scope, *, keys: bool) -> Any:
+    def opened(
+        request: Request,
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> None:
+        request.app.state.doors.open(scope, request, given)
+
+    def opened_without(request: Request) -> None:
+        request.app.state.doors.open(scope, request, None)
+
+    return Depends(opened if keys else opened_without)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schemas.Problem} for status in (*statuses, 408, 413, 500)}
+
+
+_GUARDED = (401, 403, 422, 429, 503)
+ItemId = Annotated[str, Path(min_length=1, max_length=256)]
+
+
+def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None = None) -> Any:
+    """The application, to be given to a server.
+
+    Args:
+        keys: who may come in; with none everybody may, so listen on loopback only.
+    """
+    limits = limits or Limits()
+    app = FastAPI(
+        title="twotower",
+        version=twotower.__version__,
+        description="Recommendations of two towers.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.desk = Desk(limits, service, threads=limits.threads)
+    # Writes come one after the other, and a slow database must not keep answers waiting.
+    app.state.writes = Desk(limits, service, threads=1)
+    app.state.doors = Doors(keys)
+    app.add_exception_handler(TwoTowerError, _refused)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _not_found)
+    read, write, admin = (_needs(scope, keys=bool(keys)) for scope in SCOPES)
+    add = app.add_api_route
+    for path, route, model, scope, more in (
+        ("/v1/recommend", recommend, schemas.RecommendAnswer, read, ()),
+        ("/v1/similar", similar, schemas.SimilarAnswer, read, ()),
+        ("/v1/score", score, schemas.ScoreAnswer, read, ()),
+        ("/v1/events", events, schemas.EventsAnswer, write, ()),
+        ("/v1/admin/load", load, schemas.Answered, admin, (404, 409)),
+        ("/v1/admin/rollback", rollback, schemas.Answered, admin, (409,)),
+    ):
+        responses = _problems(400, *_GUARDED, *more)
+        add(
+            path,
+            route,
+            methods=["POST"],
+            response_model=model,
+            dependencies=[scope],
+            responses=responses,
+        )
+    add(
+        "/v1/items",
+        put_items,
+        methods=["PUT"],
+        response_model=schemas.ItemsAnswer,
+        dependencies=[write],
+        responses=_problems(400, *_GUARDED),
+    )
+    add(
+        "/v1/items/{item_id:path}",
+        get_item,
+        methods=["GET"],
+        response_model=schemas.ItemAnswer,
+        dependencies=[read],
+        responses=_problems(*_GUARDED, 404),
+    )
+    add(
+        "/v1/items/{item_id:path}",
+        delete_item,
+        methods=["DELETE"],
+        response_model=schemas.ItemsAnswer,
+        dependencies=[write],
+        responses=_problems(*_GUARDED, 404),
+    )
+    add("/livez", livez, methods=["GET"], response_class=Response)
+    add(
+        "/readyz",
+        readyz,
+        methods=["GET"],
+        response_model=schemas.Answered,
+        responses=_problems(503),
+    )
+    add(
+        "/metrics",
+        metrics,
+        methods=["GET"],
+        dependencies=[read],
+        response_class=Response,
+        responses=_problems(401, 403),
+    )
+    return Gate(app, limits=limits, metrics=service.metrics)
+
+
+async def recommend(request: Request, body: schemas.RecommendBody) -> Response:
+    """Lists for people: by id, features, history or any mix of them."""
+    service, desk = _of(request)
+    served, answers = await desk.ask(service.recommend, body.people, body)
+    return _json(schemas.RecommendAnswer, served, answers=answers)
+
+
+async def similar(request: Request, body: schemas.SimilarBody) -> Response:
+    """The items nearest to each of some items."""
+    service, desk = _of(request)
+    served, found = await desk.ask(service.similar, body.items, body.k)
+    answers = [
+        schemas.Neighbours.model_construct(
+            item=item,
+            items=[schemas.Neighbour.model_construct(item=i, score=s) for i, s in pairs],
+        )
+        for item, pairs in zip(found.user_ids.tolist(), found, strict=True)
+    ]
+    return _json(schemas.SimilarAnswer, served, answers=answers)
+
+
+async def score(request: Request, body: schemas.ScoreBody) -> Response:
+    """What users make of items."""
+    service, desk = _of(request)
+    people = [Person(user=pair.user) for pair in body.pairs]
+    served, scores = await desk.ask(service.score, people, [pair.item for pair in body.pairs])
+    return _json(schemas.ScoreAnswer, served, scores=scores)
+
+
+async def get_item(request: Request, item_id: ItemId) -> Response:
+    """An item and what is known of it."""
+    service, desk = _of(request)
+    served, item, values = await desk.ask(service.item, _clean(item_id))
+    return _json(schemas.ItemAnswer, served, item=item, values=values)
+
+
+async def put_items(request: Request, body: schemas.ItemsBody) -> Response:
+    """Items that are new or have new features; the next request knows them."""
+    service, _ = _of(request)
+    known = service.served.recommender.items
+    items = {known.key(each.item): each.features for each in body.items}
+    if len(items) < len(body.items):
+        raise RequestError("items: an item is there twice; send each once")
+    served = await _writes(request).ask(service.put_items, items)
+    return _json(schemas.ItemsAnswer, served, changed=len(items))
+
+
+async def delete_item(request: Request, item_id: ItemId) -> Response:
+    """An item that is no longer to be had."""
+    service, _ = _of(request)
+    served = await _writes(request).ask(service.delete_item, _clean(item_id))
+    return _json(schemas.ItemsAnswer, served, changed=1)
+
+
+async def events(request: Request, body: schemas.EventsBody) -> Response:
+    """What people did: stored durably, in their histories from the next request on."""
+    service, _ = _of(request)
+    known = service.served.recommender
+    now = datetime.now(UTC)
+    received = [
+        Event(
+            each.id,
+            known.users.key(each.user),
+            known.items.key(each.item),
+            each.kind,
+            each.liked,
+            each.microseconds(now),
+            int(now.timestamp() * 1e6),
+        )
+        for each in body.events
+    ]
+    stored = await _writes(request).ask(service.add_events, received)
+    return _text(
+        schemas.EventsAnswer.model_construct(stored=stored, repeated=len(received) - stored)
+    )
+
+
+async def load(request: Request, body: schemas.LoadBody) -> Response:
+    """Another run of the runs folder, loaded beside and swapped; the old one is kept."""
+    service, _ = _of(request)
+    # Not at the desk: it takes longer than an answer may.
+    return _json(schemas.Answered, await asyncio.to_thread(service.load, body.run))
+
+
+async def rollback(request: Request) -> Response:
+    """Back to the run before."""
+    service, _ = _of(request)
+    return _json(schemas.Answered, await asyncio.to_thread(service.rollback))
+
+
+async def livez() -> Response:
+    """Whether the process answers."""
+    return Response("ok", media_type="text/plain")
+
+
+async def readyz(request: Request) -> Response:
+    """Whether a run is loaded and warm."""
+    service, _ = _of(request)
+    return _json(schemas.Answered, service.served)
+
+
+async def metrics(request: Request) -> Response:
+    """Figures for Prometheus."""
+    service, _ = _of(request)
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _of(request: Request) -> tuple[Service, Desk]:
+    return request.app.state.service, request.app.state.desk
+
+
+def _writes(request: Request) -> Desk:
+    desk: Desk = request.app.state.writes
+    return desk
+
+
+def _clean(item_id: str) -> Id:
+    """The id of a path, held to what ids of bodies are held to."""
+    if not item_id.isprintable():
+        raise RequestError("item: an id in a path is made of printable characters")
+    return item_id
+
+
+def _json(model: type[schemas.Answered], served: Served, **values: Any) -> Response:
+    return _text(model.model_construct(run=served.name, version=served.version, **values))
+
+
+def _text(answer: BaseModel) -> Response:
+    # Not checked again: it is ours, and to check it would take a third of the time.
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _problem(
+    request: Request, status: int, text: str, headers: dict[str, str] | None = None
+) -> Response:
+    body = {"error": text, "request_id": request.scope["state"]["request_id"]}
+    # Plain ASCII, since an id that is quoted may hold what is no text.
+    return _AsciiResponse(body, status_code=status, headers=headers)
+
+
+class _AsciiResponse(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status, headers = 422, {}
+    if isinstance(error, ServiceError):
+        status = error.status
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(error.retry_after)
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, StateError):
+        request.app.state.service.metrics.state_failures.inc()
+        status, headers = 503, {"Retry-After": "5"}
+    return _problem(request, status, _short(str(error)), headers)
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    # Names of the alternatives that were tried tell the reader nothing.
+    named = [str(part) for part in first["loc"] if part != "body"]
+    where = ".".join(part[:80] for part in named if not re.search(r"[-\[]", part))
+    what = str(first["msg"]).removeprefix("Value error, ")
+    return _problem(request, 422, _short(f"{where or 'body'}: {what}"))
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    return _problem(request, error.status_code, _short(str(error.detail)), headers)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 400 else line[:397] + "..."

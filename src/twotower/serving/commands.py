@@ -1,0 +1,89 @@
+"""The commands of serving: ``twotower serve`` and ``twotower key``; no logic here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from twotower.errors import RequestError
+
+_out = Console()
+_err = Console(stderr=True)
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="A run directory, as `twotower train` wrote it.")],
+    host: Annotated[
+        str, typer.Option(help="Where to listen; elsewhere than here needs keys.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(help="The port; 0 for a free one.")] = 8000,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TWOTOWER_STATE",
+            help="The database's URL; default: SQLite in service.sqlite beside the run.",
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="The file of keys, as `twotower key` wrote it.")
+    ] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Where runs may be loaded from; default: the run's folder."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Until an answer is given up.")] = 10.0,
+    waiting: Annotated[int, typer.Option(help="Requests at once; more get a 429.")] = 64,
+    threads: Annotated[int, typer.Option(help="How many answer at once.")] = 2,
+) -> None:
+    """Recommend over HTTP; items and events that it is told are kept in a database."""
+    _require_extra()
+    from twotower.serving.gate import Limits
+    from twotower.serving.keys import read_keys
+    from twotower.serving.server import serve as listen
+
+    if seconds <= 0 or waiting < 1 or threads < 1:
+        raise RequestError("serve: --seconds, --waiting and --threads must be above 0")
+    listen(
+        run,
+        host=host,
+        port=port,
+        state=state,
+        keys=read_keys(keys) if keys else (),
+        runs_folder=runs,
+        limits=Limits(
+            seconds=seconds, body_seconds=seconds, in_flight=waiting, threads=threads
+        ),
+        on_open=lambda address: _out.print(
+            f"{run} at {address}", highlight=False, soft_wrap=True
+        ),
+    )
+
+
+def key(
+    name: Annotated[str, typer.Argument(help="Whose it is, for the log.")],
+    into: Annotated[Path, typer.Option(help="The file of keys to add it to.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, write or admin; several are allowed.")
+    ] = None,
+) -> None:
+    """Make a key for a service, print it once, and keep only its hash."""
+    from twotower.serving.keys import add_key, make_key
+
+    secret, made = make_key(name, scope or ["read"])
+    add_key(into, made)
+    typer.echo(secret)
+    _err.print(f"kept in {into} as a hash; the key is not shown again", highlight=False)
+
+
+def _require_extra() -> None:
+    from importlib.util import find_spec
+
+    names = ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client")
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise RequestError(
+            f"serve: {', '.join(missing)} not installed: pip install 'twotower[serve]'"
+        )

@@ -1,0 +1,190 @@
+"""The gate before the routes: sizes, slowness, request ids, one line of log a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from twotower.errors import ServiceError
+from twotower.serving.metrics import Metrics
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_log = logging.getLogger("twotower.serving")
+# How many times too large a body may be until its sender is cut off.
+_PATIENCE = 32
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one service takes on.
+
+    Attributes:
+        body_bytes: of a request.
+        body_seconds: until the last byte of a request has come.
+        seconds: until an answer is given up.
+        in_flight: requests computed or waiting to be; more are refused with 429.
+        threads: that compute.
+    """
+
+    body_bytes: int = 2**20
+    body_seconds: float = 10.0
+    seconds: float = 10.0
+    in_flight: int = 64
+    threads: int = 2
+
+
+class Gate:
+    """An application behind limits; whatever happens in it, somebody gets an answer."""
+
+    def __init__(self, app: App, *, limits: Limits, metrics: Metrics) -> None:
+        self._app, self._limits, self._metrics = app, limits, metrics
+
+    async def __call__(
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
+    ) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 500
+        started = time.perf_counter()
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = [
+                    (b"x-request-id", request_id.encode()),
+                    (b"cache-control", b"no-store"),
+                ]
+                message["headers"] = [*message.get("headers", []), *extra]
+            await send(message)
+
+        try:
+            body = await self._body(receive)
+            started = time.perf_counter()
+            await self._app(scope, _given(body, receive), answer)
+        except ServiceError as refusal:
+            await answer_problem(answer, refusal.status, str(refusal), request_id, close=True)
+        except _GoneError:
+            status = 499
+        except Exception:
+            # Nothing is known of it but that it must not take the service down.
+            _log.exception("failed", extra={"fields": {"request_id": request_id}})
+            message = "this is a mistake of ours; the log knows more under the request's id"
+            await answer_problem(answer, 500, message, request_id)
+        seconds = time.perf_counter() - started
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.seconds.labels(route, str(status)).observe(seconds)
+        fields = {
+            "request_id": request_id,
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "seconds": round(seconds, 6),
+            "key": scope["state"].get("key", ""),
+        }
+        _log.info("answered", extra={"fields": fields})
+
+    async def _body(self, receive: Receive) -> bytes:
+        most = self._limits.body_bytes
+        parts, size, is_whole = bytearray(), 0, False
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                while not is_whole and size <= _PATIENCE * most:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _GoneError
+                    part = message.get("body", b"")
+                    size += len(part)
+                    # Read on without keeping it, since who still sends does not listen.
+                    if size <= most:
+                        parts += part
+                    is_whole = not message.get("more_body", False)
+        except TimeoutError:
+            raise ServiceError(
+                408, f"the body did not come within {self._limits.body_seconds:g} s"
+            ) from None
+        if size > most:
+            raise ServiceError(413, f"the body is larger than {most:,} bytes; send less")
+        return bytes(parts)
+
+
+class _GoneError(Exception):
+    """Whoever asked has left."""
+
+
+def _given(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already, then whatever comes."""
+    waiting = [body]
+
+    async def again() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return again
+
+
+def _request_id(scope: MutableMapping[str, Any]) -> str:
+    given = dict(scope["headers"]).get(b"x-request-id", b"")
+    if _REQUEST_ID.fullmatch(given):
+        return bytes(given).decode()
+    return secrets.token_hex(8)
+
+
+async def answer_problem(
+    send: Send, status: int, text: str, request_id: str, *, close: bool = False
+) -> None:
+    """Answer with one sentence of what is wrong."""
+    body = json.dumps({"error": text, "request_id": request_id}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{moment}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_as_json() -> None:
+    """Let all logs of the process be JSON lines on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    _log.setLevel(logging.INFO)

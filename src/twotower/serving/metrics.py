@@ -1,0 +1,97 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from twotower.retrieval.wish import Answer, Person, Wish
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """One service's figures, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.seconds = Histogram(
+            "twotower_request_seconds",
+            "From the last byte of a request to the first of its answer.",
+            ["route", "status"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.people = Counter(
+            "twotower_people_total", "People that were recommended to.", registry=registry
+        )
+        self.unknown_people = Counter(
+            "twotower_unknown_people_total",
+            "Those of them whose id training did not know.",
+            registry=registry,
+        )
+        self.asked = Counter(
+            "twotower_items_asked_total", "Sum of k over lists.", registry=registry
+        )
+        self.given = Counter(
+            "twotower_items_given_total",
+            "Items of lists; by twotower_items_asked_total it is the fill rate.",
+            registry=registry,
+        )
+        self.filtered = Counter(
+            "twotower_filtered_lists_total", "Lists that a filter narrowed.", registry=registry
+        )
+        self.filter_fallbacks = Counter(
+            "twotower_filter_fallbacks_total",
+            "Lists that an approximate search left short; none while the search is exact.",
+            registry=registry,
+        )
+        self.events = Counter(
+            "twotower_events_total", "Events stored, each id once.", registry=registry
+        )
+        self.state_failures = Counter(
+            "twotower_state_failures_total",
+            "Requests refused since the database could not be used.",
+            registry=registry,
+        )
+        self.refused = Counter(
+            "twotower_refused_total", "Requests refused with 429.", registry=registry
+        )
+        self.in_flight = Gauge(
+            "twotower_in_flight", "Requests computed or waiting to be.", registry=registry
+        )
+        self._model = Gauge(
+            "twotower_model_info",
+            "1 for the run that answers.",
+            ["run", "version"],
+            registry=registry,
+        )
+        self._age = Gauge(
+            "twotower_model_age_seconds", "Since the run was written.", registry=registry
+        )
+
+    def serve(self, run: str, version: str, age_seconds: Callable[[], float]) -> None:
+        """Say which run answers from now on."""
+        self._model.clear()
+        self._model.labels(run, version).set(1)
+        self._age.set_function(age_seconds)
+
+    def answered(
+        self,
+        people: Sequence[Person],
+        answers: Sequence[Answer],
+        wish: Wish,
+        *,
+        num_unknown: int,
+    ) -> None:
+        """Count lists."""
+        self.people.inc(len(people))
+        self.unknown_people.inc(num_unknown)
+        self.asked.inc(wish.k * len(people))
+        self.given.inc(sum(len(answer.items) for answer in answers))
+        self.filtered.inc(len(people) if wish.where else 0)
+
+    def text(self) -> bytes:
+        """In Prometheus' own format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,124 @@
+"""One process that listens: the run is loaded behind an open port, and the end is graceful."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import uvicorn
+
+from twotower import runs
+from twotower.errors import RequestError, TwoTowerError, reason
+from twotower.serving.app import create_app
+from twotower.serving.gate import Limits, log_as_json
+from twotower.serving.keys import Key
+from twotower.serving.metrics import Metrics
+from twotower.serving.service import Service
+from twotower.serving.state import State
+
+_MOST_CONNECTIONS = 1000
+_SECONDS_TO_FINISH = 15
+
+
+def serve(
+    run: Path,
+    *,
+    host: str,
+    port: int,
+    state: str | None = None,
+    keys: Sequence[Key] = (),
+    runs_folder: Path | None = None,
+    limits: Limits | None = None,
+    on_open: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Answer until SIGTERM or SIGINT; what is being answered then is answered.
+
+    Args:
+        state: URL of the database; default: SQLite in ``service.sqlite`` beside the run.
+        runs_folder: where runs lie that may be loaded later; default: where the run lies.
+        on_open: called with the address when the port is open.
+
+    Raises:
+        RequestError: listening beyond loopback without keys, or on a port that is taken.
+        RunError: the run can not be read.
+        StateError: the database can not be used.
+    """
+    if not keys and not _is_loopback(host):
+        raise RequestError(
+            f"serve: {host} can be reached by others, so keys are needed: --keys FILE; "
+            "`twotower key NAME --into FILE` makes them"
+        )
+    runs.read_manifest(run)
+    runs_folder = runs_folder or run.resolve().parent
+    opened = State(state or f"sqlite:///{runs_folder / 'service.sqlite'}")
+    # Answers are computed side by side, so one must not take all cores.
+    torch.set_num_threads(1)
+    log_as_json()
+    service = Service(runs_folder, opened, Metrics())
+    limits = limits or Limits()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(service, keys, limits),
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            lifespan="off",
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+        )
+    )
+    failures: list[TwoTowerError] = []
+
+    def start() -> None:
+        try:
+            service.start(run)
+        except TwoTowerError as error:
+            failures.append(error)
+            server.should_exit = True
+
+    listening = _listen(host, port)
+    try:
+        on_open(_address(host, listening.getsockname()[1]))
+        threading.Thread(target=start, name="start", daemon=True).start()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # The server takes these, ends well, and raises them again: to nobody.
+            signal.signal(number, lambda *_: None)
+        asyncio.run(server.serve(sockets=[listening]))
+    finally:
+        listening.close()
+        opened.close()
+    if failures:
+        raise failures[0]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_MOST_CONNECTIONS)
+    except (OSError, OverflowError) as error:
+        raise RequestError(
+            f"serve: can not listen on {host}, port {port} ({reason(error)}); choose another"
+        ) from None
+    return listening
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,189 @@
+"""What a service was told, in a database: events and item changes; acknowledged is durable.
+
+SQLite in one file by default, PostgreSQL by URL. The same tables in both:
+
+    events        one row an event, each id once, in the order it came
+    item_changes  the last change of each item: its features, or null where it was removed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from twotower.errors import StateError
+
+_BLOCK = 10_000
+_metadata = sql.MetaData()
+_number = sql.BigInteger().with_variant(sql.Integer(), "sqlite")
+_events = sql.Table(
+    "events",
+    _metadata,
+    sql.Column("sequence", _number, primary_key=True, autoincrement=True),
+    sql.Column("event_id", sql.Text, nullable=False, unique=True),
+    sql.Column("user_id", sql.Text, nullable=False),
+    sql.Column("item_id", sql.Text, nullable=False),
+    sql.Column("kind", sql.Text, nullable=False),
+    sql.Column("liked", sql.Boolean, nullable=False),
+    sql.Column("happened_at", sql.BigInteger, nullable=False),
+    sql.Column("received_at", sql.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+_item_changes = sql.Table(
+    "item_changes",
+    _metadata,
+    sql.Column("item_id", sql.Text, primary_key=True),
+    sql.Column("features", sql.Text),
+    sql.Column("changed_at", sql.BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A user met an item.
+
+    Attributes:
+        event_id: of the sender's; a second event of the same id does not count.
+        user_id, item_id: keys (see ``Ids.key``).
+        kind: what it was, for the next training: click, purchase, rating, ...
+        liked: whether the item belongs to the user's history.
+        happened_at, received_at: microseconds since 1970 UTC.
+    """
+
+    event_id: str
+    user_id: str
+    item_id: str
+    kind: str
+    liked: bool
+    happened_at: int
+    received_at: int
+
+
+class State:
+    """An open database.
+
+    Raises:
+        StateError: from every method, where the database can not be reached or refuses.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        with self._refusals():
+            _metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._engine.dispose()
+
+    def add_events(self, events: Sequence[Event]) -> set[str]:
+        """Store events, all or none; returns the ids of those that were not there yet."""
+        rows = [vars(event) for event in events]
+        insert = self._insert(_events).values(rows)
+        insert = insert.on_conflict_do_nothing(index_elements=["event_id"])
+        with self._transaction() as connection:
+            stored = connection.execute(insert.returning(_events.c.event_id))
+            return set(stored.scalars())
+
+    def change_items(self, changes: Mapping[str, Mapping[str, Any] | None], *, at: int) -> None:
+        """Store the new features of items, None for those removed; all or none.
+
+        Args:
+            at: microseconds since 1970 UTC.
+        """
+        rows = [
+            {
+                "item_id": item,
+                "features": None if features is None else json.dumps(features),
+                "changed_at": at,
+            }
+            for item, features in changes.items()
+        ]
+        insert = self._insert(_item_changes).values(rows)
+        fresh = {name: insert.excluded[name] for name in ("features", "changed_at")}
+        insert = insert.on_conflict_do_update(index_elements=["item_id"], set_=fresh)
+        with self._transaction() as connection:
+            connection.execute(insert)
+
+    def events(self) -> Iterator[Event]:
+        """All events, in the order they came."""
+        columns = [column for column in _events.c if column.name != "sequence"]
+        query = sql.select(*columns).order_by(_events.c.sequence)
+        with self._refusals(), self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=_BLOCK).execute(query):
+                yield Event(*row)
+
+    def item_changes(self) -> dict[str, dict[str, Any] | None]:
+        """Of each item that was changed its features; None where it was removed."""
+        query = sql.select(_item_changes.c.item_id, _item_changes.c.features)
+        with self._transaction() as connection:
+            rows = connection.execute(query.order_by(_item_changes.c.item_id)).all()
+        return {item: None if text is None else json.loads(text) for item, text in rows}
+
+    def _insert(self, table: sql.Table) -> Any:
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._refusals(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            name = self._engine.dialect.name
+            why = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+            raise StateError(
+                f"the {name} database can not be used ({why}); nothing was stored, try again"
+            ) from None
+
+
+def _engine(url: str) -> Engine:
+    if url.startswith("postgresql:"):
+        url = url.replace("postgresql:", "postgresql+psycopg:", 1)
+    try:
+        parsed = sql.make_url(url)
+        name = parsed.get_backend_name()
+        if name == "postgresql":
+            # An outage is to be known at once; requests wait for the answer.
+            options = {
+                "connect_timeout": 3,
+                "tcp_user_timeout": 5000,
+                "options": "-c statement_timeout=5000",
+            }
+            return sql.create_engine(
+                parsed, pool_pre_ping=True, pool_timeout=5, connect_args=options
+            )
+        if name == "sqlite":
+            engine = sql.create_engine(parsed, connect_args={"timeout": 5})
+            sql.event.listen(engine, "connect", _durable)
+            return engine
+    except ArgumentError:
+        # The message of the library holds the URL, and with it a password.
+        raise StateError(
+            "state: no URL of a database; give sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from None
+    except (ModuleNotFoundError, NoSuchModuleError):
+        raise StateError(
+            "state: PostgreSQL needs psycopg, which is not installed: "
+            "pip install 'twotower[postgresql]'"
+        ) from None
+    raise StateError(f"state: {name} is not supported; give a URL of sqlite or postgresql")
+
+
+def _durable(connection: Any, _: Any) -> None:
+    """A commit is on the disk before it returns, and readers do not wait for a writer."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()

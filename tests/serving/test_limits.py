@@ -1,0 +1,177 @@
+"""What a service does not take on, whom it lets in, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from servers import Reply, serving
+
+from processes import cold, warm
+from twotower.errors import RequestError
+from twotower.serving.keys import add_key, find_key, make_key, read_keys
+
+HEAVY = {"people": [{"user": 100 + n % 120} for n in range(40)], "k": 40, "explain": True}
+LIGHT = {"people": [{"user": 100}]}
+
+
+@pytest.fixture
+def run(shelf: Path, tmp_path: Path) -> Path:
+    """A run in a folder of its own."""
+    shutil.copytree(shelf / "one", tmp_path / "runs" / "one")
+    return tmp_path / "runs" / "one"
+
+
+def test_more_than_can_wait_are_told_to_come_back_and_the_rest_is_answered(run: Path) -> None:
+    with serving(run, "--waiting 2 --threads 1 --seconds 30") as server:
+        replies: list[Reply] = []
+        threads = [
+            threading.Thread(target=lambda: replies.append(server.post("/v1/recommend", HEAVY)))
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        # Health does not wait behind answers.
+        asked = time.perf_counter()
+        assert server.ask("GET", "/livez").status == 200
+        took = time.perf_counter() - asked
+        for thread in threads:
+            thread.join()
+        statuses = sorted(reply.status for reply in replies)
+        assert set(statuses) == {200, 429}
+        assert statuses.count(200) >= 2
+        refused = next(reply for reply in replies if reply.status == 429)
+        assert refused.headers["retry-after"] == "1"
+        assert took < 5
+        assert server.post("/v1/recommend", LIGHT).status == 200
+
+
+def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_graceful(
+    run: Path,
+) -> None:
+    with serving(run, "--seconds 0.2 --threads 1") as server:
+        late = server.post("/v1/recommend", HEAVY)
+        assert (late.status, late.headers["retry-after"]) == (503, "1")
+        assert "within 0.2 s" in late.json["error"]
+        place = urlsplit(server.url)
+        with socket.create_connection((place.hostname, place.port), timeout=5) as slow:
+            head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+            slow.sendall(head.encode() + b"{")
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+        done = server.stop()
+        assert done.code == 0
+        assert "Traceback" not in done.err
+
+
+def test_keys_open_what_they_are_for_and_stand_nowhere(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    made = {}
+    for scope in ("read", "write", "admin"):
+        done = warm(f"key {scope}-key --scope {scope} --into {file}", tmp_path)
+        assert done.code == 0
+        made[scope] = done.out.strip()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    asks = {
+        "read": ("POST", "/v1/recommend", LIGHT),
+        "write": ("POST", "/v1/events", {"events": [{"id": "a", "user": 1, "item": 500}]}),
+        "admin": ("POST", "/v1/admin/load", {"run": "one"}),
+    }
+    with serving(run, f"--host 0.0.0.0 --keys {file}") as server:
+        for scope, ask in asks.items():
+            none = server.ask(*ask)
+            assert (none.status, none.headers["www-authenticate"]) == (401, "Bearer")
+            for wrong in ("tt_wrong", made[scope][:-1], "\u00e9", ""):
+                header = {"Authorization": f"Bearer {wrong}".encode().decode("latin1")}
+                assert server.ask(*ask, headers=header).status == 401
+            for other, key in made.items():
+                reply = server.ask(*ask, headers={"Authorization": f"Bearer {key}"})
+                assert reply.status == (200 if other == scope else 403)
+        assert server.ask("GET", "/livez").status == 200
+        assert server.ask("GET", "/metrics").status == 401
+        log = server.log.read_text()
+    assert {"read-key", "write-key", "admin-key"} <= made_names(log)
+    assert not any(key in log + file.read_text() for key in made.values())
+
+
+def made_names(log: str) -> set[str]:
+    return set(re.findall(r'"key": "([a-z-]+)"', log))
+
+
+def test_a_file_of_keys_is_read_as_it_was_written_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    secret, key = make_key("shop", ["read", "write"])
+    add_key(file, key)
+    assert read_keys(file) == [key]
+    assert find_key(read_keys(file), secret) == key
+    assert find_key(read_keys(file), secret + " ") is None
+    with pytest.raises(RequestError, match="a key 'shop' already"):
+        add_key(file, key)
+    for text, problem in (("", "holds no key"), ("shop read\n", "line 1 is no key")):
+        file.write_text(text)
+        with pytest.raises(RequestError, match=problem):
+            read_keys(file)
+    with pytest.raises(RequestError, match="some of read, write, admin, got all"):
+        make_key("shop", ["all"])
+    with pytest.raises(RequestError, match="letters"):
+        make_key("a b", ["read"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--host 0.0.0.0", "0.0.0.0 can be reached by others, so keys are needed"),
+        ("--port 1000000", "can not listen on 127.0.0.1, port 1000000"),
+        ("--state mysql://x", "not supported"),
+        ("--state nonsense", "no URL of a database"),
+        ("--state sqlite:////no/such/place/x", "sqlite database can not be used"),
+        ("--state postgresql://x@127.0.0.1:1/x", "postgresql database can not be used"),
+        ("--keys nowhere", "nowhere: can not be read"),
+        ("--seconds 0", "above 0"),
+    ],
+)
+def test_what_can_not_be_served_is_said_at_once(run: Path, options: str, said: str) -> None:
+    done = warm(f"serve {run} {options}", run.parent)
+    assert (done.code, done.err.startswith("error ")) == (2, True)
+    assert said in done.err
+
+
+def test_a_run_that_was_changed_is_not_served(run: Path) -> None:
+    (run / "model.safetensors").write_bytes(b"")
+    done = warm(f"serve {run} --port 0", run.parent)
+    assert done.code == 2
+    assert "error" in done.err
+    assert "model.safetensors was changed after training" in done.err
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path) -> None:
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'fastapi' else find(name, *a)\n"
+        "sys.argv = ['twotower', 'serve', 'x']\n"
+        "from twotower.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"fastapi not installed: pip install 'twotower[serve]'" in done.stderr
+
+
+def test_a_client_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from twotower import Client, Person, Wish\n"
+        "Client('http://127.0.0.1:1'); Wish(k=3); Person(user=1)\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'duckdb', 'fastapi')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_says_how(tmp_path: Path) -> None:
+    assert "--state" in cold("serve --help", tmp_path).out
