@@ -32,6 +32,7 @@ from worlds import checkerboard, settings, shopkeeper, trained
 FILES = [
     "config.yaml",
     "embeddings/items.parquet",
+    "embeddings/rows.safetensors",
     "embeddings/users.parquet",
     "embeddings/vectors.safetensors",
     "encoders/items.json",
