@@ -184,10 +184,11 @@ def test_an_answer_is_not_held_back_for_the_rest_of_a_packet(run: Path) -> None:
         place = urlsplit(server.url)
         connection = http.client.HTTPConnection(str(place.hostname), place.port)
         took = []
-        for _ in range(20):
+        for _ in range(60):
             asked = time.perf_counter()
             connection.request("GET", "/livez")
             assert connection.getresponse().read() == b"ok"
             took.append(time.perf_counter() - asked)
         connection.close()
-        assert min(took) < 0.03
+        # The first few are acknowledged at once in any case.
+        assert sorted(took[-20:])[10] < 0.03
