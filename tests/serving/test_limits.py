@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import shutil
 import socket
@@ -175,3 +176,19 @@ def test_a_client_needs_no_torch(tmp_path: Path) -> None:
 
 def test_help_says_how(tmp_path: Path) -> None:
     assert "--state" in cold("serve --help", tmp_path).out
+
+
+def test_an_answer_is_not_held_back_for_the_rest_of_a_packet(run: Path) -> None:
+    """Nagle's algorithm and delayed acknowledgements would make every answer 40 ms late."""
+    with serving(run) as server:
+        place = urlsplit(server.url)
+        connection = http.client.HTTPConnection(str(place.hostname), place.port)
+        took = []
+        for _ in range(60):
+            asked = time.perf_counter()
+            connection.request("GET", "/livez")
+            assert connection.getresponse().read() == b"ok"
+            took.append(time.perf_counter() - asked)
+        connection.close()
+        # The first few are acknowledged at once in any case.
+        assert sorted(took[-20:])[10] < 0.03

@@ -14,7 +14,7 @@ import torch
 import uvicorn
 
 from twotower import runs
-from twotower.errors import RequestError, TwoTowerError, reason
+from twotower.errors import RequestError, reason
 from twotower.serving.app import create_app
 from twotower.serving.gate import Limits, log_as_json
 from twotower.serving.keys import Key
@@ -75,12 +75,13 @@ def serve(
             timeout_graceful_shutdown=_SECONDS_TO_FINISH,
         )
     )
-    failures: list[TwoTowerError] = []
+    failures: list[Exception] = []
 
     def start() -> None:
         try:
             service.start(run)
-        except TwoTowerError as error:
+        except Exception as error:
+            # Raised again below; a thread's end is noticed by nobody.
             failures.append(error)
             server.should_exit = True
 
@@ -109,7 +110,8 @@ def _is_loopback(host: str) -> bool:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # Said to be TCP, or asyncio leaves Nagle's delay of 40 ms on.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(_MOST_CONNECTIONS)
