@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 from typing import Any, get_args
 
 import numpy as np
@@ -240,7 +240,7 @@ def test_every_loss_with_all_others_it_goes_with_is_that_of_a_loop_over_them(
         windows = np.tile(np.array([4, 3, 0], np.int32), (USERS + 1, 1))
         windows[2] = [2, 0, 0]
         asked = windows if training["hard_negatives"] else None
-        for batch in objective.batches(4, rng, asked):
+        for batch in islice(objective.batches(4, rng, asked), 1):
             made = objective.loss_of(model, batch)
             expected = Loops(objective, model).of(batch)
             close = {"rtol": 1e-3, "atol": 1e-5, "msg": str(training)}
@@ -311,7 +311,6 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "plain": {},
     "distinct": {"distinct_negatives": True},
     "hard": {"hard_negatives": 1},
-    "memory": {"memory_batches": 1},
     "distinct, hard and memory": {
         "distinct_negatives": True,
         "hard_negatives": 1,
@@ -345,7 +344,7 @@ def test_the_mean_of_exp_loss_over_all_that_may_be_sampled_is_that_of_the_full_s
     torch.testing.assert_close(mean, full, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("extra", ["plain", "distinct, hard and memory"])
 @pytest.mark.parametrize("source", ["uniform", "popularity"])
 @pytest.mark.parametrize("loss", ["bce", "bpr", "ccl", "triplet"])
 def test_corrected_the_mean_gradient_over_all_that_may_be_sampled_is_that_beside_all_items(
@@ -397,7 +396,7 @@ def test_with_many_samples_the_gradient_is_that_of_the_full_softmax(
     }
     objective, model = objective_of(loss, **training), towers().eval()
     rng = np.random.default_rng(0)
-    others = [ROWS[n] for n in rng.integers(0, len(ROWS), 1500)]
+    others = [ROWS[n] for n in rng.integers(0, len(ROWS), 800)]
     drawn = objective.negatives.draw(rng)
     pairs = [(1, 1), *others] if objective.negatives.is_in_batch else [(1, 1)]
     sampled = objective.loss_of(model, rows_of(pairs, negatives=drawn))
@@ -411,7 +410,7 @@ def test_with_many_samples_the_gradient_is_that_of_the_full_softmax(
     assert (got - wanted).norm() < (1e-4 if is_distinct else 0.05) * wanted.norm()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 999))
 def test_what_is_remembered_is_compared_with_and_not_changed(seed: int) -> None:
     objective = objective_of("in_batch_softmax", memory_batches=2, negatives_from="in_batch")

@@ -103,12 +103,12 @@ def test_a_users_basket_holds_an_item_as_often_as_its_rate_says(most: int) -> No
     negatives = negatives_of(
         "in_batch", 0, positives, liked, is_distinct=False, num_items=4, most_items=most
     )
-    epochs, counts = 1500, np.zeros(5)
+    epochs, counts = 600, np.zeros(5)
     for seed in range(epochs):
         for batch in whole_users(liked, most, 3, np.random.default_rng(seed)):
             counts += np.bincount(batch.items, minlength=5)
     # User 3, with one item, is in no batch.
-    assert counts / epochs / 3 == pytest.approx(negatives.rate, abs=0.03)
+    assert counts / epochs / 3 == pytest.approx(negatives.rate, abs=0.06)
 
 
 def test_without_repeats_what_is_encoded_now_stands_for_what_is_remembered() -> None:
