@@ -73,7 +73,7 @@ def objective_of(columns: dict[str, Any], loss: Loss, negatives: int = 0) -> Obj
     tables = table(USERS, 1), table(ITEMS, 2)
     given = TrainingConfig(
         negatives=negatives if loss == "softmax" else "auto",
-        negatives_from="uniform" if negatives else "auto",
+        negatives_from="uniform" if negatives and loss == "softmax" else "auto",
     )
     config = settled(given, loss, ITEMS)
     return make_objective(loss, config, *tables, train, history_length=LONGEST)
