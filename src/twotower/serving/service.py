@@ -111,7 +111,8 @@ class Service:
         """
         served = self.served
         answers = answer(served.recommender, people, wish, recent=self._recent)
-        rows = served.recommender.users.rows([each.user for each in people])
+        named = [each.user for each in people if each.user is not None]
+        rows = served.recommender.users.rows(named)
         self.metrics.answered(people, answers, wish, num_unknown=int((rows == 0).sum()))
         return served, answers
 

@@ -26,7 +26,9 @@ const words = {
 };
 
 function reasons(why) {
-  const carried = Object.keys(words).filter((part) => why[part] > 0.005).sort((a, b) => why[b] - why[a]);
+  // What everybody makes of it is true of each list: told only where it counts most.
+  const carried = Object.keys(words).filter((part) => why[part] > 0.005).sort((a, b) => why[b] - why[a])
+    .filter((part, n) => part !== "bias" || n === 0);
   const named = (parts) => parts.filter((part) => part.adds > 0).slice(0, 2);
   return carried.slice(0, 2).flatMap((part) => {
     if (part === "history" && named(why.items).length) {
@@ -45,8 +47,7 @@ export function explained(why) {
   const parts = Object.keys(words).filter((part) => Math.abs(why[part]) > 0.0005).map((part) => [words[part], why[part]]);
   const items = why.items.map(({ name, adds }) => [known.get(String(name))?.title || String(name), adds]);
   const columns = why.columns.map(({ name, adds }) => [String(name), adds]);
-  const most = Math.max(...[...parts, ...items, ...columns].map(([, adds]) => Math.abs(adds)), 1e-9);
-  const table = (rows) => make("div", { className: "parts" }, ...rows.flatMap(([name, adds]) => {
+  const table = (rows, most = Math.max(...rows.map(([, adds]) => Math.abs(adds)), 1e-9)) => make("div", { className: "parts" }, ...rows.flatMap(([name, adds]) => {
     const bar = make("span", { className: adds < 0 ? "bar less" : "bar", "aria-hidden": "true" });
     bar.style.width = `${Math.max(1, 100 * Math.abs(adds) / most)}%`;
     return [make("span", {}, name), bar, make("span", { className: "num" }, `${adds < 0 ? "−" : "+"}${number(Math.abs(adds))}`)];
@@ -62,13 +63,13 @@ export function explained(why) {
 export function entry(card, { open, like, chance, why, note }) {
   const about = card.about && card.about !== card.title ? card.about : "";
   return make("li", {},
-    make("div", {}, picture(card),
+    make("div", { className: "shown" }, picture(card), make("div", {},
       make("button", { type: "button", className: "name", onclick: () => open(card) }, card.title),
       about ? make("span", { className: "about" }, about) : null,
-      explained(why)),
+      explained(why))),
     make("span", { className: "end" },
       chance === undefined || chance === null ? null
-        : make("span", { className: "chance", title: note }, `${Math.round(100 * chance)} %`),
+        : make("span", { className: "chance", title: note }, chance > 0.99 ? "> 99 %" : `${Math.round(100 * chance)} %`),
       like && make("button", {
         type: "button", className: "plus", "aria-label": `Add ${card.title} to the history`, title: "Add to the history",
         onclick: () => like(card),

@@ -5,7 +5,7 @@ import { fill, make, number, picture, place } from "./dom.js";
 
 const said = (value) => Array.isArray(value)
   ? value.length > 12 ? `${value.slice(0, 12).join(", ")} …` : value.join(", ")
-  : typeof value === "number" ? String(Number(value.toPrecision(5))) : String(value);
+  : typeof value === "number" ? String(Number(value.toPrecision(5))) : String(value).replace(/T00:00:00Z$/, "");
 
 let current = 0;
 

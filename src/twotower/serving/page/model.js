@@ -26,7 +26,7 @@ function ago(moment) {
 
 export function showHealth(about) {
   fill(place("health"), ...figures([
-    { name: "age of the run", figure: ago(about.written_at), note: `${about.run}, version ${about.version}` },
+    { name: "age of the run", figure: ago(about.written_at), note: `version ${about.version}` },
     { name: "knows", figure: `${about.items.toLocaleString("en")} items`, note: `${about.users.toLocaleString("en")} users` },
     ...about.health,
   ]));
