@@ -263,8 +263,8 @@ class MapAnswer(Answered):
 
     map: dict[str, Any] | None = Field(
         description="Null while it is being made: ask again. An entry an item: x, y, ids, "
-        "about, met; colourings, as many values each; num_items; kept, the share of nearest "
-        "neighbours that are near here too."
+        "titles, about, met; colourings, as many values each; num_items; kept, the share of "
+        "nearest neighbours that are near here too."
     )
 
 

@@ -61,7 +61,8 @@ class Shelf:
         rows = np.asarray(rows, np.int64)
         abouts = in_words(self._said, rows, times=self.times)
         cards = []
-        for row, identity, about in zip(rows, self.ids.of(rows).tolist(), abouts, strict=True):
+        ids = self.ids.of(rows).tolist()
+        for row, identity, about in zip(rows.tolist(), ids, abouts, strict=True):
             picture = self._text(self.picture, row)
             is_safe = picture is not None and _PICTURE.fullmatch(picture)
             cards.append(

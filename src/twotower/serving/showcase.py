@@ -143,14 +143,24 @@ class Showcase:
 
     def _draw(self, maps: tuple[Recommender, list[dict[str, Any]]]) -> None:
         recommender, into = maps
-        picture = items_of(recommender).picture
-        values = {n: column for n, column in recommender.item_values.items() if n != picture}
         try:
-            into.append(atlas(replace(recommender, item_values=values)) or {})
+            into.append(_named(recommender))
         except Exception:
             # In a thread of its own nobody else would say so; the service goes on without.
             _log.exception("the map of the items can not be made")
             into.append({})
+
+
+def _named(recommender: Recommender) -> dict[str, Any]:
+    """The map of the report, without its pictures, and each item as elsewhere on the page."""
+    shelf = items_of(recommender)
+    values = {n: column for n, column in recommender.item_values.items() if n != shelf.picture}
+    found = atlas(replace(recommender, item_values=values))
+    if found is None:
+        return {}
+    cards = shelf.cards(recommender.items.rows(found["ids"]))
+    named = {"titles": [c.title for c in cards], "about": [c.about for c in cards]}
+    return {**found, **named}
 
 
 def _health(metrics: Metrics) -> list[Figure]:

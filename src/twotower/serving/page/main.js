@@ -9,7 +9,7 @@ import { showHealth, showModel } from "./model.js";
 
 const K = 10;
 const person = { user: null, liked: [], met: [], likes: [] };
-const atlas = new Atlas(open);
+const atlas = new Atlas(open, fail);
 let about, features, filters;
 
 function fail(error) {
@@ -143,7 +143,7 @@ async function start() {
   showModel(about);
   showPerson();
   refresh();
-  atlas.load(fail);
+  atlas.load();
 }
 
 searching(place("user"), place("users"), findUsers, choose);

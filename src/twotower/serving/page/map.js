@@ -1,5 +1,6 @@
 // The map of the items on a canvas: to be moved, zoomed, searched and coloured.
 import { ask } from "./api.js";
+import { cardsOf } from "./cards.js";
 import { fill, make, place } from "./dom.js";
 
 // Of middle tones, which are seen by day and by night; the last is for none of these.
@@ -18,8 +19,9 @@ function tone(share) {
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
 export class Atlas {
-  constructor(open) {
+  constructor(open, fail) {
     this.open = open;
+    this.fail = fail;
     this.map = null;
     this.best = this.liked = this.hits = [];
     this.rests = false;
@@ -30,7 +32,7 @@ export class Atlas {
 
   holds(card) { return Boolean(this.map) && this.rowOf.has(String(card.id)); }
 
-  async load(fail) {
+  async load() {
     const own = this.loading = {};
     try {
       let map = null;
@@ -42,7 +44,7 @@ export class Atlas {
       if (map.ids?.length) this.take(map);
       else place("atlas-says").textContent = "There is no map of these items.";
     } catch (error) {
-      fail(error);
+      this.fail(error);
     }
   }
 
@@ -53,7 +55,7 @@ export class Atlas {
     const sample = map.num_items > map.ids.length ? ` A sample of ${map.ids.length.toLocaleString("en")} of ${map.num_items.toLocaleString("en")} items.` : ` ${map.ids.length.toLocaleString("en")} items.`;
     place("atlas-says").textContent = `Items whose embeddings are near lie near, as far as a plane allows${kept}. Directions mean nothing.${sample}`;
     fill(place("colour"), ...map.colourings.map(({ name }, n) => make("option", { value: String(n) }, name)));
-    this.words = map.about.map((about, n) => `${map.ids[n]} ${about}`.toLowerCase());
+    this.words = map.titles.map((title, n) => `${map.ids[n]} ${title} ${map.about[n]}`.toLowerCase());
     this.bounds = [Math.min(...ends(map.x)), Math.max(...ends(map.x)), Math.min(...ends(map.y)), Math.max(...ends(map.y))];
     this.sort();
     place("atlas-whole").hidden = false;
@@ -146,9 +148,17 @@ export class Atlas {
   }
 
   name() {
-    const card = (row) => ({ id: this.map.ids[row], title: this.map.about[row] || this.map.ids[row], about: "", picture: null });
     fill(place("hits"), ...this.hits.slice(0, 12).map((row) =>
-      make("li", {}, make("button", { type: "button", onclick: () => this.open(card(row)) }, card(row).title))));
+      make("li", {}, make("button", { type: "button", onclick: () => this.choose(row) }, this.map.titles[row]))));
+  }
+
+  async choose(row) {
+    try {
+      const [card] = await cardsOf([this.map.ids[row]]);
+      this.open(card);
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   at(row) {
@@ -266,7 +276,7 @@ export class Atlas {
     tip.hidden = row === null;
     this.canvas.style.cursor = row === null ? "grab" : "pointer";
     if (row === null) return;
-    tip.textContent = `${this.map.about[row] || this.map.ids[row]} · ${this.map.ids[row]} · met ${this.map.met[row].toLocaleString("en")} times`;
+    tip.textContent = `${[this.map.titles[row], this.map.about[row], this.map.ids[row]].filter(Boolean).join(" · ")} · met ${this.map.met[row].toLocaleString("en")} times`;
     tip.style.left = `${Math.min(event.offsetX + 12, Math.max(0, this.canvas.clientWidth - tip.offsetWidth))}px`;
     tip.style.top = `${event.offsetY + (event.offsetY > this.canvas.clientHeight - 60 ? -tip.offsetHeight - 8 : 14)}px`;
   }
@@ -297,11 +307,8 @@ export class Atlas {
     });
     const lift = (event) => {
       fingers.delete(event.pointerId);
-      const row = event.type === "pointerup" && moved <= 4 ? this.under(event.offsetX, event.offsetY) : null;
-      if (row !== null) {
-        const title = this.map.about[row] || this.map.ids[row];
-        this.open({ id: this.map.ids[row], title, about: "", picture: null });
-      }
+      const row = this.map && event.type === "pointerup" && moved <= 4 ? this.under(event.offsetX, event.offsetY) : null;
+      if (row !== null) this.choose(row);
     };
     canvas.addEventListener("pointerup", lift);
     canvas.addEventListener("pointercancel", lift);
