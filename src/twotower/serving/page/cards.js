@@ -29,7 +29,7 @@ function reasons(why) {
   // What everybody makes of it is true of each list: told only where it counts most.
   const carried = Object.keys(words).filter((part) => why[part] > 0.005).sort((a, b) => why[b] - why[a])
     .filter((part, n) => part !== "bias" || n === 0);
-  const named = (parts) => parts.filter((part) => part.adds > 0).slice(0, 2);
+  const named = (parts) => parts.filter((part) => part.adds > 0.005).slice(0, 2);
   return carried.slice(0, 2).flatMap((part) => {
     if (part === "history" && named(why.items).length) {
       return [named(why.items).map(({ name }) => known.get(String(name))?.title || String(name)).join(", ")];

@@ -31,7 +31,7 @@ function range(column, changed) {
   });
   const [low, high] = [field("from", column.low), field("to", column.high)];
   const read = (input) => input.value === "" ? undefined : is_time ? input.value : Number(input.value);
-  return [make("fieldset", {}, make("legend", {}, column.name), make("div", { className: "range" }, low, high)),
+  return [make("fieldset", {}, make("legend", {}, column.name), make("div", { className: is_time ? "range tall" : "range" }, low, high)),
     () => {
       const [from, to] = [read(low), read(high)];
       if (from === undefined && to === undefined) return undefined;

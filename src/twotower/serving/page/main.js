@@ -37,7 +37,8 @@ function like(card) {
 function showPerson() {
   const { user, likes } = person;
   const given = Object.entries(features.values());
-  const who = user ? `User ${user.user}${user.card && user.card.title !== String(user.user) ? `: ${user.card.title}` : ""}`
+  const told = user?.card ? [user.card.title, user.card.about].filter((each) => each && each !== String(user.user)) : [];
+  const who = user ? `User ${user.user}${told.length ? `: ${told.join(" · ")}` : ""}`
     + (user.is_known ? "" : ", whom training did not know")
     : likes.length || given.length ? "Somebody new" : "Nobody yet: what is popular is shown";
   place("who").textContent = `${who}${given.length ? `, with ${given.map(([name]) => name).join(", ")} as given` : ""}.`;
