@@ -197,7 +197,7 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
             methods=[method],
             response_model=model,
             dependencies=[read],
-            responses=_problems(*_GUARDED),
+            responses=_problems(*_GUARDED, *([400] if method == "POST" else [])),
         )
     add_page(app)
     add("/livez", livez, methods=["GET"], response_class=Response)

@@ -91,6 +91,7 @@ class Shelf:
                         break
         return np.array(list(found)[:most], np.int64)
 
+    @cached_property
     def columns(self) -> list[ColumnAbout]:
         """What there is to choose by, a column each, with its commonest values or its range."""
         return list(self._columns())[:_COLUMNS]

@@ -72,8 +72,8 @@ class Showcase:
             "user_titles": shelves.users.title is not None,
             "reads_history": recommender.model.history is not None,
             "written_at": datetime.fromtimestamp(served.written_at, UTC),
-            "item_columns": shelves.items.columns(),
-            "user_columns": [c for c in shelves.users.columns() if c.name in features],
+            "item_columns": shelves.items.columns,
+            "user_columns": [c for c in shelves.users.columns if c.name in features],
             "headline": told,
             "outcome": how,
             "against": [
