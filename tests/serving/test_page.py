@@ -203,9 +203,16 @@ class TestInABrowser:
         it.until_names_are(titles(stocked, shop, {"features": {"taste": "punk"}}))
         it.page.fill("#add", "record 17")
         it.page.click("#adds button")
-        person = {"features": {"taste": "punk"}, "history": [517]}
+        person: dict[str, Any] = {"features": {"taste": "punk"}, "history": [517]}
         it.until_names_are(titles(stocked, shop, person))
-        it.page.click("#recommended .plus >> nth=0")
+        second = shop.items.values.tolist()[
+            list(shop.item_values["title"]).index(it.names()[1])
+        ]
+        it.page.focus("#recommended .plus >> nth=1")
+        it.page.keyboard.press("Enter")
+        person["history"] = [517, second]
+        it.until_names_are(titles(stocked, shop, person))
+        assert it.page.evaluate("document.activeElement.className") == "plus"
         assert it.page.locator("#chosen li").count() == 2
         it.page.get_by_label("Remove punk record 17").click()
         assert "Somebody new, with taste as given" in it.page.inner_text("#who")

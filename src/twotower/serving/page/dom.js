@@ -17,6 +17,15 @@ export function fill(element, ...inside) {
   element.replaceChildren(...inside.filter(Boolean));
 }
 
+// Entries anew; who stands in one by keyboard stands in the one at its place.
+export function refill(list, ...entries) {
+  const held = document.activeElement;
+  const at = [...list.children].findIndex((each) => each.contains(held));
+  fill(list, ...entries);
+  const next = at >= 0 && list.children[Math.min(at, list.children.length - 1)];
+  if (next) next.querySelector(held.classList.contains("plus") ? ".plus" : ".name")?.focus({ preventScroll: true });
+}
+
 export const number = (value, digits = 2) =>
   value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
 

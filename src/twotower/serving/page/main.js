@@ -1,7 +1,7 @@
 // The page: whom it is for and how, and the lists that follow from that at once.
 import { ask, lastOf, Refused, useKey } from "./api.js";
 import { cardsOf, entry, forget, remember } from "./cards.js";
-import { fill, make, number, place, searching } from "./dom.js";
+import { fill, make, number, place, refill, searching } from "./dom.js";
 import { fields } from "./fields.js";
 import { openItem } from "./item.js";
 import { Atlas } from "./map.js";
@@ -44,13 +44,13 @@ function showPerson() {
   place("who").textContent = `${who}${given.length ? `, with ${given.map(([name]) => name).join(", ")} as given` : ""}.`;
   fill(place("chosen"), ...likes.map((card) => make("li", {}, card.title, make("button", {
     type: "button", "aria-label": `Remove ${card.title}`,
-    onclick: () => { person.likes = likes.filter((each) => each !== card); showPerson(); refresh(); },
+    onclick: () => { person.likes = likes.filter((each) => each !== card); showPerson(); refresh(); place("reset").focus(); },
   }, "×"))));
   const liked = [...likes.slice().reverse(), ...person.liked];
   const total = likes.length + (user?.num_liked || 0);
   place("liked-says").textContent = user ? `${total} liked, ${user.num_met} met; the last first.`
     : total ? "As composed, the last first." : "Nothing yet. + beside an item adds it.";
-  fill(place("liked"), ...liked.slice(0, 20).map((card) => entry(card, { open })));
+  refill(place("liked"), ...liked.slice(0, 20).map((card) => entry(card, { open })));
 }
 
 async function choose(card) {
@@ -88,10 +88,10 @@ const refresh = lastOf(120, async (signal) => {
   if (signal.aborted) return;
   well();
   const adding = about.reads_history ? like : null;
-  fill(place("recommended"), ...cards.map((card, n) => entry(card, {
+  refill(place("recommended"), ...cards.map((card, n) => entry(card, {
     open, like: adding, chance: answer.items[n].affinity, why: answer.items[n].why, note: "the chance of a like",
   })));
-  fill(place("popular"), ...usual.map((card) => entry(card, { open, like: adding })));
+  refill(place("popular"), ...usual.map((card) => entry(card, { open, like: adding })));
   const short = cards.length < K ? ` No more than ${cards.length} fulfil the filters.` : "";
   place("rests").textContent = `Rests on ${answer.rests_on.map((each) => basis[each]).join(", ")}.${short}`;
   atlas.light(cards.map((card) => card.id), [...likes, ...person.liked.map((card) => card.id)],
@@ -136,6 +136,7 @@ async function start() {
   place("main").hidden = false;
   place("run").textContent = about.run;
   place("by-title").textContent = about.user_titles ? " or name" : "";
+  place("user").placeholder = about.user_titles ? "an id or a name" : "an id";
   place("add").parentElement.hidden = !about.reads_history;
   place("compose").hidden = !about.reads_history && !about.user_columns.length;
   place("filters").hidden = !about.item_columns.length;
