@@ -254,7 +254,7 @@ class TestInABrowser:
         assert drawn(it) != before
         it.page.keyboard.press("0")
         it.page.click("#hits button >> nth=0")
-        assert "jazz record" in it.page.inner_text("#item-title")
+        it.page.locator("#item-title", has_text="jazz record").wait_for()
 
     def test_what_is_named_like_a_script_does_nothing(self, opened: Open) -> None:
         it = opened()
