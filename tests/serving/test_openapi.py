@@ -17,6 +17,8 @@ from twotower.serving.keys import SCOPES, add_key, make_key
 ROUTES = [
     *("POST /v1/recommend", "POST /v1/similar", "POST /v1/score", "POST /v1/events"),
     *("PUT /v1/items", "GET /v1/items/{item_id}", "DELETE /v1/items/{item_id}"),
+    *("GET /v1/about", "POST /v1/find", "POST /v1/cards", "GET /v1/map"),
+    "GET /v1/users/{user_id}",
     *("POST /v1/admin/load", "POST /v1/admin/rollback"),
     *("GET /livez", "GET /readyz", "GET /metrics"),
 ]

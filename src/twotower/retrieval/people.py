@@ -63,19 +63,8 @@ def look_up(recommender: Recommender, person: Person, recent: Recent | None) -> 
     """
     users, items = recommender.users, recommender.items
     row = 0 if person.user is None else int(users.rows([person.user])[0])
-    since: list[Any] = []
-    disliked: list[Any] = []
-    if recent is not None and person.user is not None:
-        key = users.key(person.user)
-        since, disliked = recent.liked_by(key), recent.disliked_by(key)
     given = items.rows(person.history)
-    later = np.concatenate([items.rows(since), given])
-    bad = items.rows(disliked)
-    later = later[later > 0]
-    trained = recommender.liked.of(row).astype(np.int64)
-    # As in training, the last meeting of a user and an item counts.
-    again = np.concatenate([later, bad[bad > 0]])
-    whole = np.concatenate([trained[~np.isin(trained, again)], _last_of_each(later)])
+    whole, again = _history(recommender, person.user, row, given, recent)
     length = recommender.config.model.history_length
     return Known(
         person,
@@ -87,6 +76,35 @@ def look_up(recommender: Recommender, person: Person, recent: Recent | None) -> 
         [item for item, found in zip(person.history, given, strict=True) if found == 0],
         bool(person.features) or len(again) > 0 or row == 0,
     )
+
+
+def history_of(recommender: Recommender, user: Id, recent: Recent) -> Int64[np.ndarray, " L"]:
+    """Rows of all that a user liked, in training and since, oldest first."""
+    row = int(recommender.users.rows([user])[0])
+    return _history(recommender, user, row, np.empty(0, np.int64), recent)[0]
+
+
+def _history(
+    recommender: Recommender,
+    user: Id | None,
+    row: int,
+    given: Int64[np.ndarray, " G"],
+    recent: Recent | None,
+) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " A"]]:
+    """What somebody liked, oldest first; and what was met after training, liked or not."""
+    since: list[Any] = []
+    disliked: list[Any] = []
+    if recent is not None and user is not None:
+        key = recommender.users.key(user)
+        since, disliked = recent.liked_by(key), recent.disliked_by(key)
+    items = recommender.items
+    later = np.concatenate([items.rows(since), given])
+    bad = items.rows(disliked)
+    later = later[later > 0]
+    trained = recommender.liked.of(row).astype(np.int64)
+    # As in training, the last meeting of a user and an item counts.
+    again = np.concatenate([later, bad[bad > 0]])
+    return np.concatenate([trained[~np.isin(trained, again)], _last_of_each(later)]), again
 
 
 def _known_rows(rows: np.ndarray) -> np.ndarray:

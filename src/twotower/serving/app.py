@@ -15,16 +15,18 @@ from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import twotower
 from twotower.errors import RequestError, ServiceError, StateError, TwoTowerError
 from twotower.retrieval.wish import Id, Person
-from twotower.serving import schemas
+from twotower.serving import look, schemas
+from twotower.serving.front import add_page
 from twotower.serving.gate import Gate, Limits
 from twotower.serving.keys import SCOPES, Key, Scope, find_key
-from twotower.serving.service import Served, Service
+from twotower.serving.replies import answered, parts, text
+from twotower.serving.service import Service
+from twotower.serving.showcase import Showcase
 from twotower.serving.state import Event
 
 T = TypeVar("T")
@@ -137,6 +139,7 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         redoc_url=None,
     )
     app.state.service = service
+    app.state.showcase = Showcase(service)
     app.state.desk = Desk(limits, service, threads=limits.threads)
     # Writes come one after the other, and a slow database must not keep answers waiting.
     app.state.writes = Desk(limits, service, threads=1)
@@ -187,6 +190,16 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         dependencies=[write],
         responses=_problems(*_GUARDED, 404),
     )
+    for method, path, route, model in look.ROUTES:
+        add(
+            path,
+            route,
+            methods=[method],
+            response_model=model,
+            dependencies=[read],
+            responses=_problems(*_GUARDED, *([400] if method == "POST" else [])),
+        )
+    add_page(app)
     add("/livez", livez, methods=["GET"], response_class=Response)
     add(
         "/readyz",
@@ -208,14 +221,14 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
 
 async def recommend(request: Request, body: schemas.RecommendBody) -> Response:
     """Lists for people: by id, features, history or any mix of them."""
-    service, desk = _of(request)
+    service, desk = parts(request)
     served, answers = await desk.ask(service.recommend, body.people, body)
-    return _json(schemas.RecommendAnswer, served, answers=answers)
+    return answered(schemas.RecommendAnswer, served, answers=answers)
 
 
 async def similar(request: Request, body: schemas.SimilarBody) -> Response:
     """The items nearest to each of some items."""
-    service, desk = _of(request)
+    service, desk = parts(request)
     served, found = await desk.ask(service.similar, body.items, body.k)
     answers = [
         schemas.Neighbours.model_construct(
@@ -224,45 +237,45 @@ async def similar(request: Request, body: schemas.SimilarBody) -> Response:
         )
         for item, pairs in zip(found.user_ids.tolist(), found, strict=True)
     ]
-    return _json(schemas.SimilarAnswer, served, answers=answers)
+    return answered(schemas.SimilarAnswer, served, answers=answers)
 
 
 async def score(request: Request, body: schemas.ScoreBody) -> Response:
     """What users make of items."""
-    service, desk = _of(request)
+    service, desk = parts(request)
     people = [Person(user=pair.user) for pair in body.pairs]
     served, scores = await desk.ask(service.score, people, [pair.item for pair in body.pairs])
-    return _json(schemas.ScoreAnswer, served, scores=scores)
+    return answered(schemas.ScoreAnswer, served, scores=scores)
 
 
 async def get_item(request: Request, item_id: ItemId) -> Response:
     """An item and what is known of it."""
-    service, desk = _of(request)
+    service, desk = parts(request)
     served, item, values = await desk.ask(service.item, _clean(item_id))
-    return _json(schemas.ItemAnswer, served, item=item, values=values)
+    return answered(schemas.ItemAnswer, served, item=item, values=values)
 
 
 async def put_items(request: Request, body: schemas.ItemsBody) -> Response:
     """Items that are new or have new features; the next request knows them."""
-    service, _ = _of(request)
+    service, _ = parts(request)
     known = service.served.recommender.items
     items = {known.key(each.item): each.features for each in body.items}
     if len(items) < len(body.items):
         raise RequestError("items: an item is there twice; send each once")
     served = await _writes(request).ask(service.put_items, items)
-    return _json(schemas.ItemsAnswer, served, changed=len(items))
+    return answered(schemas.ItemsAnswer, served, changed=len(items))
 
 
 async def delete_item(request: Request, item_id: ItemId) -> Response:
     """An item that is no longer to be had."""
-    service, _ = _of(request)
+    service, _ = parts(request)
     served = await _writes(request).ask(service.delete_item, _clean(item_id))
-    return _json(schemas.ItemsAnswer, served, changed=1)
+    return answered(schemas.ItemsAnswer, served, changed=1)
 
 
 async def events(request: Request, body: schemas.EventsBody) -> Response:
     """What people did: stored durably, in their histories from the next request on."""
-    service, _ = _of(request)
+    service, _ = parts(request)
     known = service.served.recommender
     now = datetime.now(UTC)
     received = [
@@ -278,22 +291,22 @@ async def events(request: Request, body: schemas.EventsBody) -> Response:
         for each in body.events
     ]
     stored = await _writes(request).ask(service.add_events, received)
-    return _text(
+    return text(
         schemas.EventsAnswer.model_construct(stored=stored, repeated=len(received) - stored)
     )
 
 
 async def load(request: Request, body: schemas.LoadBody) -> Response:
     """Another run of the runs folder, loaded beside and swapped; the old one is kept."""
-    service, _ = _of(request)
+    service, _ = parts(request)
     # Not at the desk: it takes longer than an answer may.
-    return _json(schemas.Answered, await asyncio.to_thread(service.load, body.run))
+    return answered(schemas.Answered, await asyncio.to_thread(service.load, body.run))
 
 
 async def rollback(request: Request) -> Response:
     """Back to the run before."""
-    service, _ = _of(request)
-    return _json(schemas.Answered, await asyncio.to_thread(service.rollback))
+    service, _ = parts(request)
+    return answered(schemas.Answered, await asyncio.to_thread(service.rollback))
 
 
 async def livez() -> Response:
@@ -303,18 +316,14 @@ async def livez() -> Response:
 
 async def readyz(request: Request) -> Response:
     """Whether a run is loaded and warm."""
-    service, _ = _of(request)
-    return _json(schemas.Answered, service.served)
+    service, _ = parts(request)
+    return answered(schemas.Answered, service.served)
 
 
 async def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
-    service, _ = _of(request)
+    service, _ = parts(request)
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-def _of(request: Request) -> tuple[Service, Desk]:
-    return request.app.state.service, request.app.state.desk
 
 
 def _writes(request: Request) -> Desk:
@@ -327,15 +336,6 @@ def _clean(item_id: str) -> Id:
     if not item_id.isprintable():
         raise RequestError("item: an id in a path is made of printable characters")
     return item_id
-
-
-def _json(model: type[schemas.Answered], served: Served, **values: Any) -> Response:
-    return _text(model.model_construct(run=served.name, version=served.version, **values))
-
-
-def _text(answer: BaseModel) -> Response:
-    # Not checked again: it is ours, and to check it would take a third of the time.
-    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _problem(

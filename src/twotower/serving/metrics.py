@@ -92,6 +92,10 @@ class Metrics:
         self.given.inc(sum(len(answer.items) for answer in answers))
         self.filtered.inc(len(people) if wish.where else 0)
 
+    def value(self, name: str) -> float:
+        """One of the counters, by its name without ``twotower_``."""
+        return self.registry.get_sample_value(f"twotower_{name}") or 0.0
+
     def text(self) -> bytes:
         """In Prometheus' own format."""
         return generate_latest(self.registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, StrictBool, StringConstraints
 
@@ -167,6 +167,105 @@ class EventsAnswer(Value):
 
     stored: int
     repeated: int
+
+
+class Card(Value):
+    """A user or an item as a person is shown it; all of it is text."""
+
+    id: Id
+    title: str
+    about: str = Field(description="More of its columns, in a few words.")
+    picture: str | None = Field(
+        description="A path of this service's origin, or the image itself as data:."
+    )
+
+
+class FindBody(Value):
+    """What to look for, and among whom."""
+
+    among: Literal["users", "items"]
+    words: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
+    k: int = Field(default=10, ge=1, le=100, description="How many at most.")
+
+
+class CardsBody(Value):
+    """Items to be shown."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=MOST_ITEMS)]
+
+
+class CardsAnswer(Answered):
+    """What was found, the best first; or the items in the order asked."""
+
+    cards: list[Card]
+
+
+class ColumnAbout(Value):
+    """A column, and what can be chosen in it."""
+
+    name: str
+    kind: Literal["category", "list", "yes_no", "number", "time"]
+    values: list[Any] = Field(default=[], description="The commonest, first.")
+    low: float | str | None = None
+    high: float | str | None = None
+
+
+class Figure(Value):
+    """What it is, the figure, and what goes with it."""
+
+    name: str
+    figure: str
+    note: str
+
+
+class Opponents(Value):
+    """Whom the towers beat, tie with or lose to."""
+
+    outcome: Literal["win", "tie", "loss"]
+    says: str
+
+
+class AboutAnswer(Answered):
+    """The run that answers, and what it can be asked by."""
+
+    users: int
+    items: int
+    user_column: str
+    item_column: str
+    user_titles: bool = Field(description="Whether users have names to be found by.")
+    reads_history: bool
+    written_at: datetime
+    item_columns: list[ColumnAbout]
+    user_columns: list[ColumnAbout] = Field(description="Those that somebody can be made of.")
+    headline: str = Field(description="The verdict of its evaluation, in a sentence.")
+    outcome: Literal["win", "tie", "loss"] | None
+    against: list[Opponents]
+    figures: list[Figure]
+    alarms: list[str]
+    health: list[Figure] = Field(description="Since the process started.")
+
+
+class UserAnswer(Answered):
+    """What is known of a user."""
+
+    user: Id
+    is_known: bool = Field(description="Whether training knew the id.")
+    card: Card | None
+    values: dict[str, Any]
+    liked: list[Card] = Field(description="The latest 100, the last one first.")
+    met: list[Id] = Field(description="Liked or not, 1000 at most.")
+    num_liked: int
+    num_met: int
+
+
+class MapAnswer(Answered):
+    """A map of the items as they were when it was made."""
+
+    map: dict[str, Any] | None = Field(
+        description="Null while it is being made: ask again. An entry an item: x, y, ids, "
+        "titles, about, met; colourings, as many values each; num_items; kept, the share of "
+        "nearest neighbours that are near here too."
+    )
 
 
 class Problem(Value):

@@ -98,6 +98,11 @@ class Service:
             raise ServiceError(503, "the model is not loaded yet; try again", retry_after=1)
         return self._served
 
+    @property
+    def recent(self) -> Recent:
+        """What people did since training."""
+        return self._recent
+
     def recommend(self, people: Sequence[Person], wish: Wish) -> tuple[Served, list[Answer]]:
         """What some people are recommended, and by which run.
 
@@ -106,7 +111,8 @@ class Service:
         """
         served = self.served
         answers = answer(served.recommender, people, wish, recent=self._recent)
-        rows = served.recommender.users.rows([each.user for each in people])
+        named = [each.user for each in people if each.user is not None]
+        rows = served.recommender.users.rows(named)
         self.metrics.answered(people, answers, wish, num_unknown=int((rows == 0).sum()))
         return served, answers
 
@@ -143,7 +149,7 @@ class Service:
             raise _no_item(identity)
         times = timestamps(recommender.item_encoders)
         values = {
-            name: _json_value(values[row - 1], is_time=name in times)
+            name: json_value(values[row - 1], is_time=name in times)
             for name, values in recommender.item_values.items()
         }
         return served, recommender.items.values[row - 1 : row].tolist()[0], values
@@ -293,11 +299,12 @@ def _no_item(identity: Id) -> ServiceError:
     return ServiceError(404, f"no item {str(identity)[:80]!r}; PUT /v1/items brings new ones")
 
 
-def _json_value(value: Any, *, is_time: bool) -> Any:
+def json_value(value: Any, *, is_time: bool) -> Any:
+    """A plain value of a column in JSON's types; times in UTC."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list):
-        return [_json_value(part, is_time=False) for part in value]
+        return [json_value(part, is_time=False) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if is_time and value is not None:

@@ -1,0 +1,67 @@
+"""The routes that the page reads beside those that recommend: who and what there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Path, Request, Response
+
+from twotower.errors import RequestError
+from twotower.serving import schemas
+from twotower.serving.replies import answered, parts
+from twotower.serving.showcase import Showcase
+
+if TYPE_CHECKING:
+    from twotower.serving.app import Desk
+
+UserId = Annotated[str, Path(min_length=1, max_length=256)]
+
+
+async def about(request: Request) -> Response:
+    """The run that answers: its columns, its verdict, how it is doing."""
+    showcase, desk = _parts(request)
+    served, found = await desk.ask(showcase.about)
+    return answered(schemas.AboutAnswer, served, **found)
+
+
+async def find(request: Request, body: schemas.FindBody) -> Response:
+    """Users or items by their id or by words of their title."""
+    showcase, desk = _parts(request)
+    served, found = await desk.ask(showcase.find, body.among, body.words, body.k)
+    return answered(schemas.CardsAnswer, served, cards=found)
+
+
+async def cards(request: Request, body: schemas.CardsBody) -> Response:
+    """How some items are shown; those that are not known are left out."""
+    showcase, desk = _parts(request)
+    served, found = await desk.ask(showcase.cards, body.items)
+    return answered(schemas.CardsAnswer, served, cards=found)
+
+
+async def get_user(request: Request, user_id: UserId) -> Response:
+    """What is known of a user, by training and since; of somebody unknown, nothing."""
+    if not user_id.isprintable():
+        raise RequestError("user: an id in a path is made of printable characters")
+    showcase, desk = _parts(request)
+    served, found = await desk.ask(showcase.user, user_id)
+    return answered(schemas.UserAnswer, served, **found)
+
+
+async def get_map(request: Request) -> Response:
+    """Where the items lie by their embeddings; it is made when first asked for."""
+    showcase, desk = _parts(request)
+    served, found = await desk.ask(showcase.map)
+    return answered(schemas.MapAnswer, served, map=found)
+
+
+def _parts(request: Request) -> tuple[Showcase, Desk]:
+    return request.app.state.showcase, parts(request)[1]
+
+
+ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
+    ("GET", "/v1/about", about, schemas.AboutAnswer),
+    ("POST", "/v1/find", find, schemas.CardsAnswer),
+    ("POST", "/v1/cards", cards, schemas.CardsAnswer),
+    ("GET", "/v1/map", get_map, schemas.MapAnswer),
+    ("GET", "/v1/users/{user_id:path}", get_user, schemas.UserAnswer),
+)

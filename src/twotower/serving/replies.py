@@ -1,0 +1,30 @@
+"""What every route needs: the service and the desk, and an answer that names its run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request, Response
+from pydantic import BaseModel
+
+from twotower.serving import schemas
+from twotower.serving.service import Served, Service
+
+if TYPE_CHECKING:
+    from twotower.serving.app import Desk
+
+
+def parts(request: Request) -> tuple[Service, Desk]:
+    """The service that a request is for, and where it waits to be computed."""
+    return request.app.state.service, request.app.state.desk
+
+
+def answered(model: type[schemas.Answered], served: Served, **values: Any) -> Response:
+    """An answer, and which run gave it."""
+    return text(model.model_construct(run=served.name, version=served.version, **values))
+
+
+def text(answer: BaseModel) -> Response:
+    """A value as JSON."""
+    # Not checked again: it is ours, and to check it would take a third of the time.
+    return Response(answer.model_dump_json(), media_type="application/json")
