@@ -23,8 +23,9 @@ demo: .venv
 	$(BIN)/twotower train --config config/ranking_config.yaml --data $(DATA) --into $(RUNS)
 	$(BIN)/twotower recommend $$(ls -d $(RUNS)/*-ranking_config | tail -n 1) 42 -k 10
 
+# A thread a process: those of several would wait for each other.
 test: .venv
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv
 	$(BIN)/ruff check .

@@ -181,7 +181,7 @@ CONDITIONS = [
 
 
 class TestWhere:
-    @pytest.mark.parametrize(("where", "fits"), CONDITIONS, ids=lambda v: str(v)[:40])
+    @pytest.mark.parametrize(("where", "fits"), CONDITIONS, ids=[str(w) for w, _ in CONDITIONS])
     @pytest.mark.parametrize("k", [3, 40])
     def test_a_list_holds_the_best_of_what_is_allowed_and_never_fewer(
         self, recommender: Recommender, where: dict[str, Any], fits: Any, k: int
