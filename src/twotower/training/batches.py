@@ -56,7 +56,7 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class UserBatch:
-    """B users with P items, each of which is to be found from its user's others.
+    """B users with P items, parts of which are to be found from the rest of their user's.
 
     Attributes:
         items: of each pair the item.

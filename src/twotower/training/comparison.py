@@ -48,9 +48,8 @@ class Comparison:
     def of_all_items(self) -> Tensor:
         """The softmax over everything that was met; what one user asks for competes in it."""
         rows, batch = self.rows, self.batch
-        users, askers = rows.users_of_rows(), np.arange(len(batch))
+        users, askers = self._asking()
         if isinstance(batch, UserBatch):
-            users, askers = rows.users, rows.askers.numpy(force=True)
             owners = self._owners_of(askers)
             out, places = each_beside_its_users_items(owners, batch.offsets)
             excluded = rows.liked[self._tensor(places)]
@@ -76,16 +75,13 @@ class Comparison:
             baskets = self.negatives.num_baskets(num_baskets(batch), batch.memory)
             found = self.negatives.log_q(batch.items, len(self.shared.items), baskets)
             own_log_q = self._numbers(found)
-        users, askers, positive_user = rows.users_of_rows(), np.arange(len(batch)), None
-        if isinstance(batch, UserBatch):
-            users, askers = rows.users, rows.askers.numpy(force=True)
-            positive_user = rows.askers
+        users, askers = self._asking()
         return losses.sampled_softmax(
             users,
             rows.items.index_select(0, rows.liked),
             self._shared_vectors(),
             self._is_hit(askers),
-            positive_user=positive_user,
+            positive_user=rows.askers if isinstance(batch, UserBatch) else None,
             log_q_positive=own_log_q,
             log_q_negative=log_q,
             weights=self._weights(),
@@ -181,6 +177,12 @@ class Comparison:
             kept = ~self._is_drawn_own(rows, places)
             return rows[kept], places[kept]
         return rows, places
+
+    def _asking(self) -> tuple[Float[Tensor, "Q V"], Int64[np.ndarray, " R"]]:
+        """Who asks, and of each row which of them; of pairs everybody asks for one item."""
+        if isinstance(self.batch, UserBatch):
+            return self.rows.users, self.rows.askers.numpy(force=True)
+        return self.rows.users_of_rows(), np.arange(len(self.batch))
 
     def _owners_of(self, askers: Int64[np.ndarray, " R"]) -> Int64[np.ndarray, " Q"]:
         """Of Q askers the users, where ``askers`` says of each row which it is."""

@@ -43,7 +43,7 @@ class Objective:
         negatives: where others come from.
         history_length: how many of the last items a history holds.
         is_by_features: that users have neither an id of their own nor a history.
-        is_by_users: that a batch holds whole users, each item found from its user's others.
+        is_by_users: that a batch holds whole users, parts of their items found from the rest.
         is_in_order: that a history is read in order, and an item found from those before it.
     """
 
