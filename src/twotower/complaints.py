@@ -9,6 +9,8 @@ from typing import Any, Union, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from twotower.errors import shortened
+
 _WANTED = "Input should be "
 
 
@@ -70,7 +72,7 @@ def shown(value: object) -> str:
     except ValueError:
         # A number of more digits than Python writes.
         return "a number beyond all bounds"
-    return found if len(found) <= 60 else found[:57] + "..."
+    return shortened(found, 60)
 
 
 def _initials(key: str) -> str:

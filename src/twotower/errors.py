@@ -69,6 +69,15 @@ def reason(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters; what is longer ends in dots.
+
+    >>> shortened("recommendation", 9)
+    'recomm...'
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def join_mistakes(where: str, mistakes: Sequence[str]) -> str:
     """One message for all mistakes found in one place, so that they can be mended in one go.
 

@@ -11,7 +11,7 @@ import numpy as np
 from twotower.data.ids import Ids, as_number
 from twotower.data.plain import all_missing, plain_json
 from twotower.data.schema import Column
-from twotower.errors import DataError
+from twotower.errors import DataError, shortened
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ItemRecords:
         for name in dict.fromkeys(name for each in self.features for name in each):
             if name not in columns:
                 there = ", ".join(columns) or "none"
-                shown = name if len(name) < 80 else name[:77] + "..."
+                shown = shortened(name, 80)
                 raise DataError(f"unknown feature {shown!r}; the items' columns are: {there}")
             values[name] = plain_column(
                 columns[name], [each.get(name) for each in self.features]

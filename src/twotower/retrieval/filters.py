@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 from twotower.config import Kind
 from twotower.data.plain import plain_json
 from twotower.data.schema import Column
-from twotower.errors import DataError, RequestError
+from twotower.errors import DataError, RequestError, shortened
 
 _ORDERED: Mapping[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
@@ -112,7 +112,7 @@ class ItemColumn:
         return plain[0]
 
     def _refused(self, value: Any) -> RequestError:
-        shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+        shown = shortened(repr(value), 80)
         return RequestError(
             f"where.{self.column.name}: expected a {self.column.kind}, got {shown}"
         )
@@ -144,7 +144,7 @@ class Catalogue:
             RequestError: there is none of that name; ``where`` says in what it was named.
         """
         if name not in self.columns:
-            shown = name if len(name) < 80 else name[:77] + "..."
+            shown = shortened(name, 80)
             there = ", ".join(self.columns) or "none"
             raise RequestError(f"{where}: no column {shown!r}; the items' columns are: {there}")
         return self.columns[name]

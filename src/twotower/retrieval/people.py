@@ -14,7 +14,7 @@ from torch import Tensor
 from twotower.data.features import FeatureTable
 from twotower.data.interactions import Histories, offsets_of
 from twotower.data.plain import all_missing, plain_json
-from twotower.errors import DataError, RequestError
+from twotower.errors import DataError, RequestError, shortened
 from twotower.retrieval.changes import Recent
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Basis, Id, Person
@@ -123,7 +123,7 @@ def _features(recommender: Recommender, person: Person, row: int) -> dict[str, n
     encoders = recommender.user_encoders.by_column
     for name in person.features:
         if name not in encoders:
-            shown = name if len(name) < 80 else name[:77] + "..."
+            shown = shortened(name, 80)
             known = ", ".join(encoders) or "none"
             raise RequestError(f"unknown feature {shown!r}; the features are: {known}")
     found = {}
@@ -133,7 +133,7 @@ def _features(recommender: Recommender, person: Person, row: int) -> dict[str, n
                 value = plain_json(column, person.features[name])
                 recommender.user_encoders.encode({name: value}, np.zeros(1, np.int64))
             except DataError as error:
-                raise RequestError(_short(str(error))) from None
+                raise RequestError(shortened(str(error), 300)) from None
         elif row > 0 and name in recommender.user_values:
             value = recommender.user_values[name][row - 1 : row]
         else:
@@ -142,10 +142,6 @@ def _features(recommender: Recommender, person: Person, row: int) -> dict[str, n
         if is_there and value.size:
             found[name] = value
     return found
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def encoded(

@@ -18,7 +18,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 import twotower
-from twotower.errors import RequestError, ServiceError, StateError, TwoTowerError
+from twotower.errors import RequestError, ServiceError, StateError, TwoTowerError, shortened
 from twotower.retrieval.wish import Id, Person
 from twotower.serving import look, schemas
 from twotower.serving.front import add_page
@@ -382,5 +382,4 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 400 else line[:397] + "..."
+    return shortened(" ".join(text.split()), 400)

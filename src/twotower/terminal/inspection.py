@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from twotower.data.inspection import ColumnLook, Inspection, TableLook
+from twotower.errors import shortened
 
 _LONGEST_EXAMPLE = 24
 _MOST_COLUMNS = 60
@@ -63,4 +64,4 @@ def _short(text: str) -> str:
     with suppress(ValueError):
         # Of a number with twenty digits the first few say enough.
         line = line if line.isdigit() else f"{float(line):.6g}"
-    return line if len(line) <= _LONGEST_EXAMPLE else line[: _LONGEST_EXAMPLE - 3] + "..."
+    return shortened(line, _LONGEST_EXAMPLE)
