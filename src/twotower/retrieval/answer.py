@@ -48,10 +48,8 @@ def answer(
     lists = search.lists() if known else []
     answers = []
     for place, (each, (rows, scores)) in enumerate(zip(known, lists, strict=True)):
-        basis = each.rests_on(recommender)
         own = scores - float(search.dials[place]) * recommender.popularity.numpy()[rows]
         chances = recommender.affinity(own).tolist()
-        knows = basis != ["popularity"]
         why = (
             explained(recommender, each, rows, scores, float(search.dials[place]))
             if wish.explain
@@ -59,7 +57,10 @@ def answer(
         )
         items = [
             Recommended.model_construct(
-                item=item, score=score, affinity=chance if knows else None, why=reason
+                item=item,
+                score=score,
+                affinity=None if each.is_nobody else chance,
+                why=reason,
             )
             for item, score, chance, reason in zip(
                 recommender.items.of(rows).tolist(), scores.tolist(), chances, why, strict=True
@@ -67,7 +68,10 @@ def answer(
         ]
         answers.append(
             Answer.model_construct(
-                user=each.person.user, rests_on=basis, unknown=each.unknown, items=items
+                user=each.person.user,
+                rests_on=each.rests_on,
+                unknown=each.unknown,
+                items=items,
             )
         )
     return answers
@@ -100,14 +104,12 @@ def score_pairs(
     popularity = recommender.popularity[torch.from_numpy(rows)].tolist()
     scored = []
     for n, (item, each) in enumerate(zip(items, known, strict=True)):
-        basis = each.rests_on(recommender)
-        knows = basis != ["popularity"]
         scored.append(
             Scored.model_construct(
                 item=item,
-                score=float(scores[n]) if knows else popularity[n],
-                affinity=chances[n] if knows else None,
-                rests_on=basis,
+                score=popularity[n] if each.is_nobody else float(scores[n]),
+                affinity=None if each.is_nobody else chances[n],
+                rests_on=each.rests_on,
             )
         )
     return scored
@@ -124,9 +126,8 @@ class _Search:
     def __init__(self, recommender: Recommender, known: Sequence[Known], wish: Wish) -> None:
         self.recommender, self.known, self.wish = recommender, known, wish
         self.vectors = vectors_of(recommender, known) if known else torch.empty((0, 0))
-        nothing = [each.rests_on(recommender) == ["popularity"] for each in known]
         self.dials = torch.tensor(
-            [wish.popularity or (1.0 if is_nothing else 0.0) for is_nothing in nothing]
+            [wish.popularity or (1.0 if each.is_nobody else 0.0) for each in known]
         )
         allowed = recommender.is_candidate().numpy()
         if wish.where:

@@ -35,7 +35,7 @@ def explained(
     """
     # + 0, lest a dial at 0 give -0.
     by_popularity = dial * recommender.popularity.numpy()[rows] + 0.0
-    if known.rests_on(recommender) == ["popularity"]:
+    if known.is_nobody:
         return [
             Why.model_construct(
                 id=0.0,
@@ -54,16 +54,26 @@ def explained(
     embeddings, bias = items[:, :-1], items[:, -1]
     with torch.inference_mode():
         table, histories = encoded(recommender, [known])
-        packed = _packed(recommender, histories, 1)
+        packed = PackedHistory.of(
+            Histories(histories.offsets[1:], histories.items),
+            np.zeros(1, np.int64),
+            recommender.item_vectors[:, :-1],
+            recommender.item_ids,
+        )
         parts = model.user_parts(table, packed)
         scale = model.user_scale(torch.stack(parts).sum(0))
         own, features, history = (scale * part @ embeddings.T for part in parts)
+        itself = scores - by_popularity
         is_exact = isinstance(model.history, PooledHistory)
         if isinstance(model.history, PooledHistory):
             by_item = scale * model.history.shares(packed) @ embeddings.T
         else:
-            by_item = _without_each_item(recommender, known, items, scores - by_popularity)
-    by_column = _without_each_column(recommender, known, items, scores - by_popularity)
+            # What scores lose when one item of the history is left out.
+            length = 0 if model.history is None else len(known.history)
+            rest = [replace(known, history=np.delete(known.history, n)) for n in range(length)]
+            by_item = _lost(recommender, rest, [None] * length, items, itself)
+    columns = list(known.features)
+    by_column = _lost(recommender, [known] * len(columns), columns, items, itself)
     names = recommender.items.of(known.history.astype(np.int64)).tolist()
     return [
         Why.model_construct(
@@ -73,40 +83,11 @@ def explained(
             bias=float(bias[place]),
             popularity=float(by_popularity[place]),
             items=_largest(names, by_item[:, place]),
-            columns=_largest(list(known.features), by_column[:, place]),
+            columns=_largest(columns, by_column[:, place]),
             is_exact=is_exact or not len(names),
         )
         for place in range(len(rows))
     ]
-
-
-def _packed(recommender: Recommender, histories: Histories, count: int) -> PackedHistory:
-    shifted = Histories(histories.offsets[1:], histories.items)
-    embeddings = recommender.item_vectors[:, :-1]
-    return PackedHistory.of(shifted, np.arange(count), embeddings, recommender.item_ids)
-
-
-def _without_each_item(
-    recommender: Recommender,
-    known: Known,
-    items: Float32[Tensor, "K D1"],
-    scores: Float32[np.ndarray, " K"],
-) -> Float32[Tensor, "L K"]:
-    """What scores lose when one item of the history is left out."""
-    history = known.history if recommender.model.history is not None else known.history[:0]
-    rest = [replace(known, history=np.delete(history, n)) for n in range(len(history))]
-    return _lost(recommender, rest, [None] * len(rest), items, scores)
-
-
-def _without_each_column(
-    recommender: Recommender,
-    known: Known,
-    items: Float32[Tensor, "K D1"],
-    scores: Float32[np.ndarray, " K"],
-) -> Float32[Tensor, "F K"]:
-    """What scores lose when one feature is left out."""
-    names = list(known.features)
-    return _lost(recommender, [known] * len(names), names, items, scores)
 
 
 def _lost(
@@ -116,6 +97,11 @@ def _lost(
     items: Float32[Tensor, "K D1"],
     scores: Float32[np.ndarray, " K"],
 ) -> Float32[Tensor, "N K"]:
+    """What scores lose when each person is known without one thing more.
+
+    Args:
+        without: of each a feature to leave out, or None.
+    """
     if not people:
         return torch.empty((0, len(items)))
     vectors = recommender.encode_users(*encoded(recommender, people, without))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
 
 from twotower.data.features import FeatureTable
@@ -32,6 +32,7 @@ class Known:
         excluded: rows of items not to be recommended, met or not.
         unknown: items of the history that the model does not know.
         is_new: whether anything is known that the stored vector does not know.
+        rests_on: what of this the model uses; popularity where that is nothing.
     """
 
     person: Person
@@ -42,17 +43,12 @@ class Known:
     excluded: Int64[np.ndarray, " X"]
     unknown: list[Id]
     is_new: bool
+    rests_on: list[Basis]
 
-    def rests_on(self, recommender: Recommender) -> list[Basis]:
-        """What of this the model uses; popularity where that is nothing."""
-        model = recommender.model
-        has_id = model.user_features.id_table is not None
-        uses: dict[Basis, bool] = {
-            "id": has_id and bool(recommender.user_has_own_id[self.row]),
-            "features": bool(self.features),
-            "history": model.history is not None and len(self.history) > 0,
-        }
-        return [basis for basis, is_used in uses.items() if is_used] or ["popularity"]
+    @property
+    def is_nobody(self) -> bool:
+        """Whether popularity alone can rank for them."""
+        return self.rests_on == ["popularity"]
 
 
 def look_up(recommender: Recommender, person: Person, recent: Recent | None) -> Known:
@@ -66,15 +62,24 @@ def look_up(recommender: Recommender, person: Person, recent: Recent | None) -> 
     given = items.rows(person.history)
     whole, again = _history(recommender, person.user, row, given, recent)
     length = recommender.config.model.history_length
+    features = _features(recommender, person, row)
+    model = recommender.model
+    has_id = model.user_features.id_table is not None
+    uses: dict[Basis, bool] = {
+        "id": has_id and bool(recommender.user_has_own_id[row]),
+        "features": bool(features),
+        "history": model.history is not None and len(whole) > 0,
+    }
     return Known(
         person,
         row,
-        _features(recommender, person, row),
+        features,
         whole[-length:].astype(np.int32),
         np.concatenate([recommender.seen.of(row).astype(np.int64), again]),
         _known_rows(items.rows(person.exclude)),
         [item for item, found in zip(person.history, given, strict=True) if found == 0],
         bool(person.features) or len(again) > 0 or row == 0,
+        [basis for basis, is_used in uses.items() if is_used] or ["popularity"],
     )
 
 
@@ -180,9 +185,5 @@ def vectors_of(recommender: Recommender, people: Sequence[Known]) -> Float32[Ten
     if new:
         table, histories = encoded(recommender, [people[place] for place in new])
         vectors[torch.tensor(new)] = recommender.encode_users(table, histories)
-    vectors[_rests_on_nothing(recommender, people)] = 0.0
+    vectors[torch.tensor([each.is_nobody for each in people])] = 0.0
     return vectors
-
-
-def _rests_on_nothing(recommender: Recommender, people: Sequence[Known]) -> Bool[Tensor, " B"]:
-    return torch.tensor([each.rests_on(recommender) == ["popularity"] for each in people])
