@@ -122,11 +122,16 @@ def unit(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     return one
 
 
+def lengths_of(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
+    """What ``unit`` divides by: never zero."""
+    squares: Tensor = torch.linalg.vecdot(embeddings, embeddings)
+    return squares.add(_NEARLY_ZERO**2).sqrt_().unsqueeze(1)
+
+
 class _Unit(Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor) -> Tensor:
-        lengths: Tensor = torch.linalg.vecdot(embeddings, embeddings)
-        lengths = lengths.add(_NEARLY_ZERO**2).sqrt_().unsqueeze(1)
+        lengths = lengths_of(embeddings)
         directions = embeddings / lengths
         ctx.save_for_backward(directions, lengths)
         return directions

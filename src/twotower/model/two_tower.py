@@ -22,7 +22,7 @@ from twotower.config import ModelConfig
 from twotower.data.features import FeatureShape, FeatureTable
 from twotower.model.features import FeatureLayer
 from twotower.model.history import PackedHistory, Parts, PooledHistory
-from twotower.model.tower import Tower, unit
+from twotower.model.tower import Tower, lengths_of, unit
 from twotower.model.transformer import TransformerHistory
 
 _LARGEST_LOG_SCALE = math.log(100.0)
@@ -118,21 +118,19 @@ class TwoTower(nn.Module):
         return self._finish(itself + self.history(history))
 
     def user_parts(
-        self, table: FeatureTable, history: PackedHistory | None
+        self, table: FeatureTable, history: PackedHistory
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
         """What id, features and history add; the sum, finished, is ``encode_users``."""
         nothing = table.dense.new_zeros(len(table), self.embedding_dim)
         own = _with_ids(self.user_features, table, None)
         described = _described(self.user_features, self.user_tower, table)
-        read = nothing if self.history is None or history is None else self.history(history)
+        read = nothing if self.history is None else self.history(history)
         return own, nothing if described is None else described, read
 
     def user_scale(self, whole: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
         """By what the sum of the parts is multiplied on its way to the user's vector."""
         scale = self._scale() * torch.ones_like(whole[:, :1])
-        return (
-            scale / torch.linalg.norm(whole, dim=1, keepdim=True) if self.normalize else scale
-        )
+        return scale / lengths_of(whole) if self.normalize else scale
 
     def encode_users_for_parts(
         self, table: FeatureTable, history: PackedHistory

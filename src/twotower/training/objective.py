@@ -195,7 +195,10 @@ class Objective:
         if batch.hard is not None:
             others.append(batch.hard.items.ravel())
         if isinstance(batch, UserBatch):
-            numbers = np.unique(np.concatenate([batch.items, *others]))
+            # Where all that were met are others, the batch's own are among them.
+            numbers = self.met
+            if self.config.negatives_from != "all":
+                numbers = np.unique(np.concatenate([batch.items, *others]))
             return encoding.whole_users(
                 model, self.users, self.items, batch, numbers, described
             )
