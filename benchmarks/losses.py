@@ -1,20 +1,19 @@
-"""Every loss with the sources of others it goes with, on one public data set and one seed.
+"""Every loss with the sources of others it goes with, on one public data set.
 
 NDCG@10 on validation, at its best epoch, and on test with the weights of that epoch, all else
 at its default, without the refit and without baselines, for at most some epochs.
 
-    TWOTOWER_DATA=... python -m benchmarks.losses [NAME ...] [--data ml-100k] [--epochs 4]
+    python -m benchmarks.losses [NAME ...] [--data ml-100k] [--epochs 4] [--seeds 42 ...]
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.public import asked
 from twotower import fit, parse_config
 
 Settings = Mapping[str, Any]
@@ -84,7 +83,7 @@ def row(name: str, data: Path, epochs: int, seed: int) -> str:
     settled = made.config.training
     seconds = made.metrics["train_seconds"] / max(len(validated), 1)
     return (
-        f"| {loss} | {settled.negatives_from} | {_extras(others)} | {settled.log_q} "
+        f"| {loss} | {seed} | {settled.negatives_from} | {_extras(others)} | {settled.log_q} "
         f"| {best:.4f} | {found:.4f} | {made.metrics['best_epoch']} of {len(validated)} "
         f"| {seconds:.1f} |"
     )
@@ -102,25 +101,17 @@ def _extras(others: Settings) -> str:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("names", nargs="*", default=list(JOBS))
-    arguments.add_argument("--data", default="ml-100k")
-    arguments.add_argument("--epochs", type=int, default=4)
-    arguments.add_argument("--seed", type=int, default=42)
-    given = arguments.parse_args()
-    if unknown := [name for name in given.names if name not in JOBS]:
-        raise SystemExit(f"{', '.join(unknown)}: not one of {', '.join(JOBS)}")
-    folder = os.environ.get("TWOTOWER_DATA")
-    if folder is None:
-        raise SystemExit("set TWOTOWER_DATA to a folder of data sets (`twotower download`)")
+    given = asked(__doc__, JOBS, {"data": "ml-100k", "epochs": 4})
+    data, epochs = given.more.data, given.more.epochs
     print(
-        f"{given.data}, seed {given.seed}, at most {given.epochs} epochs, "
+        f"{data}, at most {epochs} epochs, "
         f"{time.strftime('%Y-%m-%d')}\n\n"
-        "| loss | others from | more of them | log q | val NDCG@10 | test NDCG@10 "
-        "| best epoch | seconds an epoch |\n|---|---|---|---|--:|--:|--:|--:|"
+        "| loss | seed | others from | more of them | log q | val NDCG@10 | test NDCG@10 "
+        "| best epoch | seconds an epoch |\n|---|--:|---|---|---|--:|--:|--:|--:|"
     )
     for name in given.names:
-        print(row(name, Path(folder) / given.data, given.epochs, given.seed), flush=True)
+        for seed in given.seeds:
+            print(row(name, given.folder / data, epochs, seed), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Names of jobs, seeds, and the folder of the data sets."""
+    """Names of jobs, seeds, the folder of the data sets, and what else was asked."""
 
     names: list[str]
     seeds: list[int]
     folder: Path
+    more: argparse.Namespace
 
 
-def asked(description: str | None, names: Collection[str]) -> Asked:
-    """What the command line says; all names and seed 42 where it says nothing."""
+def asked(
+    description: str | None, names: Collection[str], more: Mapping[str, Any] | None = None
+) -> Asked:
+    """What the command line says; all names and seed 42 where it says nothing.
+
+    Args:
+        more: further options, and what each is where nothing is said.
+    """
     arguments = argparse.ArgumentParser(description=description)
+    for name, default in (more or {}).items():
+        arguments.add_argument(f"--{name}", type=type(default), default=default)
     arguments.add_argument("names", nargs="*", default=list(names))
     arguments.add_argument("--seeds", nargs="+", type=int, default=[42])
     given = arguments.parse_args()
@@ -29,4 +39,4 @@ def asked(description: str | None, names: Collection[str]) -> Asked:
     folder = os.environ.get("TWOTOWER_DATA")
     if folder is None:
         raise SystemExit("set TWOTOWER_DATA to a folder of data sets (`twotower download`)")
-    return Asked(given.names, given.seeds, Path(folder))
+    return Asked(given.names, given.seeds, Path(folder), given)

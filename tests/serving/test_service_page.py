@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,17 +13,13 @@ import numpy as np
 import pytest
 from servers import Server, serving
 
+from browsers import browser_only, chromium
 from twotower import runs
 from twotower.retrieval.recommender import Recommender
 from twotower.serving.keys import add_key, make_key
 from twotower.serving.shelf import Shelf, items_of, users_of
 from worlds import GENRES, NUM_ITEMS, NUM_USERS, trained
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-browser_only = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open pages with"),
-]
 DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
     "DwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -62,11 +57,8 @@ def stocked(shop: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not there")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 class Opened:

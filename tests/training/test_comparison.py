@@ -12,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
+from towers import learned
 
 from loops import LOOPS, NEGATIVE_WEIGHT
 from twotower.config import Loss, ModelConfig, NegativesFrom, TrainingConfig
-from twotower.data.features import FeatureShape, FeatureTable
+from twotower.data.features import FeatureTable
 from twotower.data.interactions import Interactions
 from twotower.errors import ConfigError
 from twotower.model.contrasts import distance_vectors
@@ -76,13 +77,7 @@ def towers(*, has_history: bool = False) -> TwoTower:
         history_dropout=0.0,
         temperature=0.5,
     )
-    torch.manual_seed(3)
-    shapes = (FeatureShape(rows, 2, (), ()) for rows in (USERS, ITEMS))
-    model = TwoTower(*shapes, config, user_ids=True, item_ids=True)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    model.slope.fill_(0.8)
-    return model
+    return learned(config, users=USERS, items=ITEMS)
 
 
 class Loops:

@@ -11,9 +11,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from towers import learned
 
 from twotower.config import Loss, ModelConfig, TrainingConfig
-from twotower.data.features import FeatureShape, FeatureTable
+from twotower.data.features import FeatureTable
 from twotower.data.interactions import Interactions
 from twotower.errors import DataError
 from twotower.model.history import PackedHistory
@@ -93,13 +94,7 @@ def towers(**changed: Any) -> TwoTower:
     settled = {"history": "mean", "temperature": 0.2}
     small = {"embedding_dim": 5, "user_hidden_dims": [4], "item_hidden_dims": [4]}
     config = ModelConfig.model_validate({**still, **settled, **small, **changed})
-    torch.manual_seed(3)
-    shapes = (FeatureShape(rows, 2, (), ()) for rows in (USERS, ITEMS))
-    model = TwoTower(*shapes, config, user_ids=True, item_ids=True)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    model.slope.fill_(0.8)
-    return model
+    return learned(config, users=USERS, items=ITEMS)
 
 
 def liked_before(columns: dict[str, Any], user: int, item: int, time: int | None) -> list[int]:

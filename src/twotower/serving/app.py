@@ -19,12 +19,12 @@ from starlette.exceptions import HTTPException
 
 import twotower
 from twotower.errors import RequestError, ServiceError, StateError, TwoTowerError, shortened
-from twotower.retrieval.wish import Id, Person
+from twotower.retrieval.wish import Person
 from twotower.serving import look, schemas
 from twotower.serving.front import add_page
 from twotower.serving.gate import Gate, Limits
 from twotower.serving.keys import SCOPES, Key, Scope, find_key
-from twotower.serving.replies import answered, parts, text
+from twotower.serving.replies import answered, parts, path_id, text
 from twotower.serving.service import Service
 from twotower.serving.showcase import Showcase
 from twotower.serving.state import Event
@@ -149,55 +149,27 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
     app.add_exception_handler(HTTPException, _not_found)
     read, write, admin = (_needs(scope, keys=bool(keys)) for scope in SCOPES)
     add = app.add_api_route
-    for path, route, model, scope, more in (
-        ("/v1/recommend", recommend, schemas.RecommendAnswer, read, ()),
-        ("/v1/similar", similar, schemas.SimilarAnswer, read, ()),
-        ("/v1/score", score, schemas.ScoreAnswer, read, ()),
-        ("/v1/events", events, schemas.EventsAnswer, write, ()),
-        ("/v1/admin/load", load, schemas.Answered, admin, (404, 409)),
-        ("/v1/admin/rollback", rollback, schemas.Answered, admin, (409,)),
+    item = "/v1/items/{item_id:path}"
+    for method, path, route, model, scope, more in (
+        ("POST", "/v1/recommend", recommend, schemas.RecommendAnswer, read, ()),
+        ("POST", "/v1/similar", similar, schemas.SimilarAnswer, read, ()),
+        ("POST", "/v1/score", score, schemas.ScoreAnswer, read, ()),
+        ("POST", "/v1/events", events, schemas.EventsAnswer, write, ()),
+        ("POST", "/v1/admin/load", load, schemas.Answered, admin, (404, 409)),
+        ("POST", "/v1/admin/rollback", rollback, schemas.Answered, admin, (409,)),
+        ("PUT", "/v1/items", put_items, schemas.ItemsAnswer, write, ()),
+        ("GET", item, get_item, schemas.ItemAnswer, read, (404,)),
+        ("DELETE", item, delete_item, schemas.ItemsAnswer, write, (404,)),
+        *((*each, read, ()) for each in look.ROUTES),
     ):
-        responses = _problems(400, *_GUARDED, *more)
-        add(
-            path,
-            route,
-            methods=["POST"],
-            response_model=model,
-            dependencies=[scope],
-            responses=responses,
-        )
-    add(
-        "/v1/items",
-        put_items,
-        methods=["PUT"],
-        response_model=schemas.ItemsAnswer,
-        dependencies=[write],
-        responses=_problems(400, *_GUARDED),
-    )
-    add(
-        "/v1/items/{item_id:path}",
-        get_item,
-        methods=["GET"],
-        response_model=schemas.ItemAnswer,
-        dependencies=[read],
-        responses=_problems(*_GUARDED, 404),
-    )
-    add(
-        "/v1/items/{item_id:path}",
-        delete_item,
-        methods=["DELETE"],
-        response_model=schemas.ItemsAnswer,
-        dependencies=[write],
-        responses=_problems(*_GUARDED, 404),
-    )
-    for method, path, route, model in look.ROUTES:
+        has_body = method in {"POST", "PUT"}
         add(
             path,
             route,
             methods=[method],
             response_model=model,
-            dependencies=[read],
-            responses=_problems(*_GUARDED, *([400] if method == "POST" else [])),
+            dependencies=[scope],
+            responses=_problems(*([400] if has_body else []), *_GUARDED, *more),
         )
     add_page(app)
     add("/livez", livez, methods=["GET"], response_class=Response)
@@ -251,7 +223,7 @@ async def score(request: Request, body: schemas.ScoreBody) -> Response:
 async def get_item(request: Request, item_id: ItemId) -> Response:
     """An item and what is known of it."""
     service, desk = parts(request)
-    served, item, values = await desk.ask(service.item, _clean(item_id))
+    served, item, values = await desk.ask(service.item, path_id(item_id, "item"))
     return answered(schemas.ItemAnswer, served, item=item, values=values)
 
 
@@ -269,7 +241,7 @@ async def put_items(request: Request, body: schemas.ItemsBody) -> Response:
 async def delete_item(request: Request, item_id: ItemId) -> Response:
     """An item that is no longer to be had."""
     service, _ = parts(request)
-    served = await _writes(request).ask(service.delete_item, _clean(item_id))
+    served = await _writes(request).ask(service.delete_item, path_id(item_id, "item"))
     return answered(schemas.ItemsAnswer, served, changed=1)
 
 
@@ -329,13 +301,6 @@ async def metrics(request: Request) -> Response:
 def _writes(request: Request) -> Desk:
     desk: Desk = request.app.state.writes
     return desk
-
-
-def _clean(item_id: str) -> Id:
-    """The id of a path, held to what ids of bodies are held to."""
-    if not item_id.isprintable():
-        raise RequestError("item: an id in a path is made of printable characters")
-    return item_id
 
 
 def _problem(

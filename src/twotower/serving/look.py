@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Request, Response
 
-from twotower.errors import RequestError
 from twotower.serving import schemas
-from twotower.serving.replies import answered, parts
+from twotower.serving.replies import answered, parts, path_id
 from twotower.serving.showcase import Showcase
 
 if TYPE_CHECKING:
@@ -40,10 +39,8 @@ async def cards(request: Request, body: schemas.CardsBody) -> Response:
 
 async def get_user(request: Request, user_id: UserId) -> Response:
     """What is known of a user, by training and since; of somebody unknown, nothing."""
-    if not user_id.isprintable():
-        raise RequestError("user: an id in a path is made of printable characters")
     showcase, desk = _parts(request)
-    served, found = await desk.ask(showcase.user, user_id)
+    served, found = await desk.ask(showcase.user, path_id(user_id, "user"))
     return answered(schemas.UserAnswer, served, **found)
 
 

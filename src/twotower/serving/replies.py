@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from twotower.errors import RequestError
+from twotower.retrieval.wish import Id
 from twotower.serving import schemas
 from twotower.serving.service import Served, Service
 
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
 def parts(request: Request) -> tuple[Service, Desk]:
     """The service that a request is for, and where it waits to be computed."""
     return request.app.state.service, request.app.state.desk
+
+
+def path_id(identity: str, what: str) -> Id:
+    """The id of a path, held to what ids of bodies are held to.
+
+    Raises:
+        RequestError: it is not printable; ``what`` says whose it is.
+    """
+    if not identity.isprintable():
+        raise RequestError(f"{what}: an id in a path is made of printable characters")
+    return identity
 
 
 def answered(model: type[schemas.Answered], served: Served, **values: Any) -> Response:
