@@ -120,6 +120,12 @@ class ModelConfig(Section):
     item_bias: bool = Field(
         True, description="one learned number an item, in the score; goes with item_ids"
     )
+    popularity: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = Field(
+        "auto",
+        description="how many times the log of an item's count is added to its bias after "
+        "training; auto: as many, of 0 to 8, as rank the validation part best, where ndcg "
+        "decides; goes with item_bias",
+    )
 
 
 class TrainingConfig(Section):
@@ -144,7 +150,8 @@ class TrainingConfig(Section):
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] | Literal["auto"] = Field(
         "auto",
         description="interactions of a step; softmax takes whole users until there are so "
-        "many; auto: 256 for bce and triplet from labels, 2,048 for the others",
+        "many; auto: 256 for bce and triplet from labels, 2,048 for the others, 4,096 from "
+        "500,000 likes on",
     )
     negatives: Annotated[int, Field(ge=0, le=1_048_576)] | Literal["auto"] = Field(
         "auto",

@@ -30,7 +30,7 @@ from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
 from twotower.errors import DataError, RunError, TwoTowerError
 from twotower.evaluation.assess import assess
-from twotower.evaluation.calibration import fit_line
+from twotower.evaluation.settle import add_popularity, settle
 from twotower.evaluation.validation import validation
 from twotower.report.page import draw
 from twotower.retrieval.encode import (
@@ -179,7 +179,7 @@ def _fit(
         watch=watch,
     )
     searched = learned.progress
-    calibrate(learned, parts, config)
+    config = settle(learned, parts, config)
     if config.training.refit:
         learned = _refit(planned, config, learned, watch, work, identity, resume)
     seconds = time.perf_counter() - started
@@ -226,21 +226,10 @@ def _refit(
     except KeyboardInterrupt:
         watch.note("interrupted; the towers that have not seen the validation part are kept")
         return learned
+    add_popularity(again, parts.train.followed_by(parts.val), config)
     again.model.slope.copy_(learned.model.slope)
     again.model.offset.data.copy_(learned.model.offset.data)
     return again
-
-
-def calibrate(learned: Learned, parts: Split, config: Config) -> None:
-    """Fit slope and offset of the affinity on validation.
-
-    Under bce, which learns its own, too: towers that were stopped at the best epoch are still
-    surer of themselves than they should be.
-    """
-    scores, labels = validation(parts, config).pairs(learned)
-    slope, offset = fit_line(scores, labels)
-    learned.model.slope.fill_(slope)
-    learned.model.offset.data.fill_(offset)
 
 
 def assemble(

@@ -285,7 +285,8 @@ class TestValidation:
         return pipeline.plan(tables, config, Watch())
 
     def test_the_ranking_is_that_of_a_recommender_which_knows_train_only(self) -> None:
-        plan = self.parts(parted(), settings(data=GIVEN, training={"epochs": 4}))
+        plain = {"data": GIVEN, "model": {"popularity": 0}, "training": {"epochs": 4}}
+        plan = self.parts(parted(), settings(**plain))
         parts, config = plan.parts, plan.contenders[0]
         measure = validation(parts, config)
         learned = learn(plan.dataset, parts.train, config, None, metric="train_loss")

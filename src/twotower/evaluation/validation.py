@@ -21,11 +21,17 @@ from twotower.retrieval.encode import (
     require_finite,
     user_vectors,
 )
+from twotower.training.closed_form import log_popularity
 from twotower.training.learn import Learned
 from twotower.training.sampling import PositivePairs, uniform_negatives
 
-# As many users rank the catalogue after each epoch.
+# As many users rank the catalogue after each epoch, and as many each time to choose a weight.
 _MOST_USERS = 10_000
+_FEW_USERS = 2_000
+# With fewer of whom training saw something, those it did not are asked too.
+_ENOUGH_WARM = 50
+# How much popularity may be added to the scores, as a multiple of its log.
+_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Validation:
         seen: what train showed.
         user_rows, item_rows, labels: pairs; where data has no dislikes, one uniform item that
             the user is not known to like stands beside each positive.
+        log_popularity: of each item in train.
+        weights: how much of it may be added to the scores, ascending.
     """
 
     held: ev.HeldOut
@@ -45,17 +53,24 @@ class Validation:
     item_rows: np.ndarray
     labels: np.ndarray
     history_length: int
+    log_popularity: Float[Tensor, " I1"]
+    weights: tuple[float, ...]
 
     def __call__(self, learned: Learned) -> dict[str, float]:
-        """The epoch's values by name."""
-        items, users = self._vectors(learned)
+        """The epoch's values by name, with as much popularity as serves them best.
+
+        What was met together says who likes what, and too loudly where times have changed
+        since: how much it should count beside popularity, only what came later can tell.
+        """
+        items, users, weight = self._weighed(learned)
         scores, labels = self._pairs(items, users), self.labels
         both = 0 < (labels > 0.5).sum() < len(labels)
-        ndcg = self._each_ndcg(learned, items, users)
+        ndcg = self._each_ndcg(learned, items, users, self.held)
         return {
             "val_loss": log_loss(labels, _chances(scores, labels)),
             "val_auc": auc(labels > 0.5, scores) if both else float("nan"),
             "val_ndcg": float(ndcg.mean()) if len(ndcg) else 0.0,
+            "val_popularity": weight,
         }
 
     def by_user(self, learned: Learned, metric: str) -> Float[np.ndarray, " U"]:
@@ -63,9 +78,9 @@ class Validation:
 
         Of the loss, which is a mean over pairs, it is what the user's pairs add to that.
         """
-        items, users = self._vectors(learned)
+        items, users, _ = self._weighed(learned)
         if metric == "val_ndcg":
-            return self._each_ndcg(learned, items, users)
+            return self._each_ndcg(learned, items, users, self.held)
         assert metric == "val_loss"
         chances = _chances(self._pairs(items, users), self.labels)
         losses = each_log_loss(self.labels, chances)
@@ -86,6 +101,30 @@ class Validation:
         )
         return items.cpu(), users.cpu()
 
+    def _weighed(self, learned: Learned) -> tuple[Tensor, Tensor, float]:
+        """Vectors with popularity in the biases of items, and its weight, the best there is."""
+        items, users = self._vectors(learned)
+        best, *more = self.weights
+
+        def weighed(weight: float) -> Tensor:
+            added = items.clone()
+            added[: len(self.log_popularity), -1] += weight * self.log_popularity
+            return added
+
+        if more and len(self.held):
+            ndcg = {
+                weight: self._each_ndcg(learned, weighed(weight), users, self._few).mean()
+                for weight in self.weights
+            }
+            best = max(ndcg, key=ndcg.__getitem__)
+        return weighed(best), users, best
+
+    @cached_property
+    def _few(self) -> ev.HeldOut:
+        """Some of those in ``held``, evenly spread."""
+        step = -(-len(self.held) // _FEW_USERS)
+        return self.held.only(np.arange(0, len(self.held), max(step, 1)))
+
     @cached_property
     def _users(self) -> np.ndarray:
         return np.union1d(self.user_rows, self.held.user_rows)
@@ -99,16 +138,16 @@ class Validation:
         return found
 
     def _each_ndcg(
-        self, learned: Learned, items: Tensor, users: Tensor
+        self, learned: Learned, items: Tensor, users: Tensor, held: ev.HeldOut
     ) -> Float[np.ndarray, " U"]:
-        if not len(self.held):
+        if not len(held):
             return np.empty(0)
         can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
-        places = torch.from_numpy(np.searchsorted(self._users, self.held.user_rows))
-        held, candidates = users[places], items[1:]
+        places = torch.from_numpy(np.searchsorted(self._users, held.user_rows))
+        asking, candidates = users[places], items[1:]
         return ev.each_ndcg(
-            lambda part: held[part] @ candidates.T,
-            self.held,
+            lambda part: asking[part] @ candidates.T,
+            held,
             self.seen,
             is_candidate=torch.from_numpy(can_judge[1:]),
         )
@@ -135,6 +174,8 @@ def validation(parts: Split, config: Config) -> Validation:
     if liked.all():
         pairs = _with_others(pairs, parts, num_items, config.training.seed)
     held = ev.held_out(parts.val.positives(), seen)
+    if held.is_warm.sum() >= _ENOUGH_WARM:
+        held = held.only(np.flatnonzero(held.is_warm))
     if len(held) > _MOST_USERS:
         rng = np.random.default_rng([config.training.seed, 7])
         held = held.only(np.sort(rng.choice(len(held), _MOST_USERS, replace=False)))
@@ -145,6 +186,8 @@ def validation(parts: Split, config: Config) -> Validation:
         pairs.item_rows,
         pairs.labels,
         config.model.history_length,
+        log_popularity(parts.train.positives(), num_items=num_items),
+        _WEIGHTS if config.model.popularity == "auto" else (config.model.popularity,),
     )
 
 

@@ -13,13 +13,15 @@ import torch
 from jaxtyping import Float
 
 from twotower.data.interactions import Interactions
+from twotower.model.two_tower import TwoTower
 
 _ITERATIONS = 5
 # Singular vectors beyond those asked for, which make those exact (Halko et al., 2011).
 _SPARE = 30
 # Small beside what training adds, as a fresh table's would be.
 _SIZE = 0.1
-_BIAS = 0.4
+# The vectors say much of an item's popularity too (``benchmarks/LOG.md``).
+BIAS = 0.4
 
 
 def item_table(
@@ -50,15 +52,21 @@ def item_table(
     return table
 
 
-def popularity_bias(positives: Interactions, *, num_items: int) -> Float[torch.Tensor, " I"]:
-    """A part of the log of each item's count, less its mean; 0 for row 0 and items not met.
-
-    A part: the vectors say much of an item's popularity too (``benchmarks/LOG.md``).
-    """
+def log_popularity(positives: Interactions, *, num_items: int) -> Float[torch.Tensor, " I"]:
+    """The log of each item's count less the mean; 0, as of the average, for items not met."""
     counts = np.bincount(positives.item_rows, minlength=num_items + 1)
     logs = np.log(np.maximum(counts, 1))
     is_met = counts > 0
-    return torch.from_numpy(np.where(is_met, _BIAS * (logs - logs[is_met].mean()), 0.0)).float()
+    return torch.from_numpy(np.where(is_met, logs - logs[is_met].mean(), 0.0)).float()
+
+
+def add_popularity(
+    model: TwoTower, positives: Interactions, *, num_items: int, weight: float
+) -> None:
+    """Add ``weight`` times the log of popularity to the item biases, in place."""
+    if model.item_bias is not None and weight:
+        added = weight * log_popularity(positives, num_items=num_items)
+        model.item_bias.weight.data += added[:, None].to(model.item_bias.weight.device)
 
 
 def _root_of_counts(rows: np.ndarray, size: int) -> np.ndarray:

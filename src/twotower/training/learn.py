@@ -217,9 +217,12 @@ def _begin_in_closed_form(
         dim=model.embedding_dim,
     )
     id_table.weight.data.copy_(begun)
-    if model.item_bias is not None:
-        bias = closed_form.popularity_bias(objective.positives, num_items=objective.num_items)
-        model.item_bias.weight.data.copy_(bias[:, None])
+    closed_form.add_popularity(
+        model,
+        objective.positives,
+        num_items=objective.num_items,
+        weight=closed_form.BIAS,
+    )
     if validate is None:
         return Progress(best_weights=copy_of(model))
     model.eval()

@@ -13,12 +13,16 @@ from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
 from twotower.training.choices import settled
 
+# From so many on larger batches lose nothing, and make an epoch shorter.
+_MANY_LIKED = 500_000
 # With fewer interactions than this, an id is learned by heart.
 _ENOUGH_FOR_AN_ID = 20
 
 
 def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, ...]:
-    """Settings with nothing on ``auto``; several where validation has to choose one.
+    """Settings with nothing on ``auto`` but ``model.popularity``, which validation chooses.
+
+    Several where validation has to choose between them.
 
     Where the order of interactions is known, and what comes next is asked for, a user may
     well be where they are now and not all they ever were: only trying tells.
@@ -37,6 +41,8 @@ def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, 
 
 def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     """Replace each ``auto`` by what the data asks for; the run's config.yaml shows it.
+
+    ``model.popularity`` stays on it where validation has to choose.
 
     Raises:
         ConfigError: nothing would tell users, or items, from one another.
@@ -81,6 +87,14 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     if temperature == "auto":
         at_first = 0.2 if loss == "bce" else 0.1
         temperature = _temperature(train) if loss == "softmax" else at_first
+    popularity = model.popularity
+    if popularity == "auto" and not (item_bias and stop == "ndcg"):
+        popularity = 0.0
+    if popularity and not item_bias:
+        raise ConfigError(
+            f"model.popularity {popularity} is added to the biases of items, and there are "
+            f"none (model.item_bias and item_ids, and not loss {loss!r}); set it to 0"
+        )
     if loss == "ccl" and not model.normalize:
         raise ConfigError(
             "training.loss 'ccl' compares cosines, and model.normalize false leaves none; set "
@@ -88,7 +102,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         )
     batch_size = training.batch_size
     if batch_size == "auto":
-        batch_size = 256 if from_labels else 2048
+        many = np.count_nonzero(liked) >= _MANY_LIKED
+        batch_size = 256 if from_labels else 4096 if many else 2048
     if not user_ids and history == "none" and not has_user_features:
         raise ConfigError(
             "model: users have no features that differ, and with user_ids false and history "
@@ -109,6 +124,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
                     "user_ids": user_ids,
                     "item_ids": item_ids,
                     "item_bias": item_bias,
+                    "popularity": popularity,
                 }
             ),
             "training": training.model_copy(
