@@ -327,6 +327,13 @@ CASES = [
         code=0,
     ),
     Case(
+        "the same interaction two hundred times",
+        ("199 rows repeat", "leaves test empty (1 rows in all)", "give more interactions"),
+        lambda at: table(
+            at, "interactions", user_id=[3] * 200, item_id=[505] * 200, label=None
+        ),
+    ),
+    Case(
         "a part of the split that stays empty",
         ("the test split by 'leave_last'", "leaves test empty (12 rows", "another data.split"),
         lambda at: (

@@ -57,7 +57,8 @@ def log_popularity(positives: Interactions, *, num_items: int) -> Float[torch.Te
     counts = np.bincount(positives.item_rows, minlength=num_items + 1)
     logs = np.log(np.maximum(counts, 1))
     is_met = counts > 0
-    return torch.from_numpy(np.where(is_met, logs - logs[is_met].mean(), 0.0)).float()
+    average = logs.sum() / max(np.count_nonzero(is_met), 1)
+    return torch.from_numpy(np.where(is_met, logs - average, 0.0)).float()
 
 
 def add_popularity(
