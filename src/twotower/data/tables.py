@@ -25,7 +25,9 @@ from twotower.data.locate import Located, locate, where
 from twotower.data.logs import (
     columns_of,
     infer_log_columns,
-    number_ids,
+    join,
+    number_all,
+    number_known,
     read_log,
     settle_time,
 )
@@ -113,14 +115,16 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
     item_side, also = _check_side(items, logs, item_column, config.columns.get("items", {}))
     if mistakes := list(dict.fromkeys(mistakes + wrong + also)):
         raise DataError(join_mistakes(where(source), mistakes))
+    sides = {"user": (user_side, user_column), "item": (item_side, item_column)}
+    notes += _number_rows(connection, sides, logs, columns, config)
     return Dataset(
         source=where(source),
         user_column=user_column,
         item_column=item_column,
-        users=_read_side(connection, "user", user_side, logs, user_column, config, notes),
-        items=_read_side(connection, "item", item_side, logs, item_column, config, notes),
+        users=_read_side(connection, "user", user_side),
+        items=_read_side(connection, "item", item_side),
         interactions={
-            "all" if name == "interactions" else name: read_log(log, columns, config, notes)
+            "all" if name == "interactions" else name: read_log(log, config, notes)
             for name, log in logs.items()
         },
         columns=columns,
@@ -182,18 +186,36 @@ def _check_side(
     return _Side(table, own, columns, facts), mistakes
 
 
-def _read_side(
+def _number_rows(
     connection: duckdb.DuckDBPyConnection,
-    who: str,
-    side: _Side,
+    sides: Mapping[str, tuple[_Side, str]],
     logs: Mapping[str, Table],
-    log_column: str,
+    columns: Mapping[str, Column],
     config: DataConfig,
-    notes: list[str],
-) -> Entities:
-    named = None if side.table is None else (side.table, side.id_column)
-    drop = config.orphans == "drop"
-    notes += number_ids(connection, who, named, list(logs.values()), log_column, drop=drop)
+) -> list[str]:
+    """Make the tables of ids and rows, and those of the logs by rows; says who had no table.
+
+    That somebody is in a log alone shows when the join leaves rows out: mostly none is.
+    """
+    drop, every, notes = config.orphans == "drop", list(logs.values()), list[str]()
+    for who, (side, column) in sides.items():
+        if side.table is None:
+            number_all(connection, who, None, every, column, drop=drop)
+        else:
+            number_known(connection, who, (side.table, side.id_column))
+    counts = [join(log, columns, config) for log in every]
+    if counts == [log.num_rows for log in every]:
+        return []
+    for who, (side, column) in sides.items():
+        if side.table is not None:
+            named = side.table, side.id_column
+            notes += number_all(connection, who, named, every, column, drop=drop)
+    for log in every:
+        join(log, columns, config)
+    return notes
+
+
+def _read_side(connection: duckdb.DuckDBPyConnection, who: str, side: _Side) -> Entities:
     return read_entities(connection, who, side.table, side.id_column, side.columns)
 
 
