@@ -363,6 +363,24 @@ CASES = [
         code=0,
     ),
     Case(
+        "more data than memory",
+        (
+            "shop: reading it takes about",
+            "for 201 interactions",
+            "leave out old interactions",
+        ),
+        lambda at: settings(at, data={"memory_gib": 1e-6}),
+    ),
+    Case(
+        "tables larger than memory",
+        (
+            "the training takes about 2.7 GiB",
+            "for tables of 12 ids",
+            "what fits: model.embedding_dim 8,192",
+        ),
+        lambda at: settings(at, model={"embedding_dim": 65_536}, data={"memory_gib": 1}),
+    ),
+    Case(
         "a config that is not there",
         ("nowhere.yaml", "no such config file", "give the path of a YAML file"),
         command="train --config nowhere.yaml",

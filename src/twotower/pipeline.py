@@ -44,6 +44,7 @@ from twotower.retrieval.write import write_blocks
 from twotower.training import unfinished
 from twotower.training.choices import WEIGHED
 from twotower.training.learn import Learned, learn
+from twotower.training.memory import Size, require_room
 from twotower.training.resolve import contenders
 from twotower.training.search import search
 from twotower.watch import Watch
@@ -138,6 +139,8 @@ def plan(source: Any, config: Config, watch: Watch) -> Plan:
         watch.note(note)
     parts = split(dataset, config.data, seed=config.training.seed)
     settings = contenders(config, dataset, parts)
+    for each in settings:
+        require_room(Size.of(dataset, parts), each)
     loss = settings[0].training.loss
     kinds = {column.kind for column in dataset.columns.values()}
     if "rating" in kinds and "label" not in kinds and config.data.rating_threshold is None:

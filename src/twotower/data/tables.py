@@ -17,7 +17,7 @@ import duckdb
 from twotower.config import DataConfig, Kind
 from twotower.data import engine
 from twotower.data.checks import check_ids, check_interactions, check_same_type
-from twotower.data.engine import Table
+from twotower.data.engine import Table, quote
 from twotower.data.entities import Entities, id_column, infer_columns, read_entities
 from twotower.data.facts import TableFacts, look
 from twotower.data.interactions import Interactions
@@ -31,7 +31,8 @@ from twotower.data.logs import (
     read_log,
     settle_time,
 )
-from twotower.data.schema import GUESSED, Column, ColumnFacts
+from twotower.data.memory import bytes_to_read, require_room_to_read
+from twotower.data.schema import GUESSED, Column, ColumnFacts, is_number
 from twotower.errors import DataError, join_mistakes
 
 
@@ -116,6 +117,7 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
     if mistakes := list(dict.fromkeys(mistakes + wrong + also)):
         raise DataError(join_mistakes(where(source), mistakes))
     sides = {"user": (user_side, user_column), "item": (item_side, item_column)}
+    _require_room(sides, logs, where(source), config)
     notes += _number_rows(connection, sides, logs, columns, config)
     return Dataset(
         source=where(source),
@@ -184,6 +186,33 @@ def _check_side(
     columns, mistakes = infer_columns(table, own, declared, facts)
     mistakes = [*check_ids(table, own), *check_same_type([(table, own), *ids]), *mistakes]
     return _Side(table, own, columns, facts), mistakes
+
+
+def _require_room(
+    sides: Mapping[str, tuple[_Side, str]],
+    logs: Mapping[str, Table],
+    source: str,
+    config: DataConfig,
+) -> None:
+    num_ids, num_cells, has_texts = {}, 0, False
+    for who, (side, column) in sides.items():
+        has_texts |= any(not is_number(log.types[column]) for log in logs.values())
+        if side.table is None:
+            counts = [
+                log.value(f"approx_count_distinct({quote(column)})") for log in logs.values()
+            ]
+            num_ids[f"{who}s"] = max(counts)
+        else:
+            num_ids[f"{who}s"] = side.table.num_rows
+            used = sum(each.kind != "ignore" for each in side.columns.values())
+            num_cells += side.table.num_rows * used
+    parts = bytes_to_read(
+        num_interactions=sum(log.num_rows for log in logs.values()),
+        num_ids=num_ids,
+        num_cells=num_cells,
+        has_text_ids=has_texts,
+    )
+    require_room_to_read(source, parts, config)
 
 
 def _number_rows(
