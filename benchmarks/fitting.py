@@ -16,16 +16,16 @@ import numpy as np
 
 GIB = 2**30
 JOBS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
-    "in-batch, 128 numbers": ((100_000, 20_000, 500_000), {}),
-    "a batch of 16,384": ((100_000, 20_000, 500_000), {"batch_size": 16_384}),
-    "a million items": ((100_000, 1_000_000, 500_000), {"dim": 64}),
+    "in-batch, 128 numbers": ((100_000, 20_000, 200_000), {}),
+    "a batch of 16,384": ((100_000, 20_000, 50_000), {"batch_size": 16_384}),
+    "a million items": ((100_000, 1_000_000, 100_000), {"dim": 64}),
     "a million users with ids": (
-        (1_000_000, 20_000, 500_000),
+        (1_000_000, 20_000, 200_000),
         {"dim": 64, "user_ids": True, "history": "none"},
     ),
-    "softmax over all of 20,000": ((100_000, 20_000, 500_000), {"loss": "softmax"}),
-    "bce": ((100_000, 20_000, 500_000), {"loss": "bce", "batch_size": 8192}),
-    "warp": ((100_000, 20_000, 500_000), {"loss": "warp"}),
+    "softmax over all of 20,000": ((10_000, 20_000, 100_000), {"loss": "softmax"}),
+    "bce": ((100_000, 20_000, 200_000), {"loss": "bce", "batch_size": 8192}),
+    "warp": ((100_000, 20_000, 50_000), {"loss": "warp"}),
 }
 
 

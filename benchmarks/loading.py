@@ -97,7 +97,9 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def write_world(into: Path, num_interactions: int, *, texts: bool) -> None:
+def write_world(
+    into: Path, num_interactions: int, *, texts: bool = False, labels: bool = False
+) -> None:
     """The same rows for the same size, whatever the threads."""
     users, items = ("'u' || {}", "'i' || {}") if texts else ("{} * 3 + 7", "{} * 5 + 1")
     share = "(hash({}) / 18446744073709551616.0)"
@@ -111,7 +113,8 @@ def write_world(into: Path, num_interactions: int, *, texts: bool) -> None:
             TIMESTAMP '2020-01-01' + to_days((hash(n, 6) % 1500)::INTEGER) AS published
             FROM range({ITEMS}) AS t(n)""",
         "interactions": f"""SELECT {users.format("u")} AS user_id,
-            {items.format("i")} AS item_id, t AS timestamp FROM (
+            {items.format("i")} AS item_id, t AS timestamp
+            {", hash(u, i, 9) % 2 AS label" if labels else ""} FROM (
             SELECT hash(n, 7) % {USERS} AS u,
             floor({ITEMS} * pow({share.format("n, 8")}, 2.5))::BIGINT AS i,
             TIMESTAMP '2024-01-01' + to_seconds(n * {31_000_000 / num_interactions}) AS t

@@ -372,13 +372,15 @@ CASES = [
         lambda at: settings(at, data={"memory_gib": 1e-6}),
     ),
     Case(
-        "tables larger than memory",
+        "layers larger than memory",
         (
-            "the training takes about 2.7 GiB",
-            "for tables of 12 ids",
-            "what fits: model.embedding_dim 8,192",
+            "the training takes about 80.",
+            "for layers, their moments and the best of them",
+            "what fits: model.user_hidden_dims and item_hidden_dims [256, 128]",
         ),
-        lambda at: settings(at, model={"embedding_dim": 65_536}, data={"memory_gib": 1}),
+        lambda at: settings(
+            at, model={"user_hidden_dims": [65_536, 65_536]}, data={"memory_gib": 1}
+        ),
     ),
     Case(
         "a config that is not there",

@@ -85,7 +85,7 @@ def train(
     """
     watch, into = watch or Watch(), Path(into)
     run_name = unfinished.run_name(name, now)
-    planned = plan(source, config, watch)
+    planned = plan(source, config, watch, beside=into)
     identity = unfinished.identity(planned.dataset, *planned.contenders)
     work = None
     if resume:
@@ -131,10 +131,10 @@ def fit(
         return _fit(planned, watch, work=Path(scratch))
 
 
-def plan(source: Any, config: Config, watch: Watch) -> Plan:
-    """Read, check and cut the data, and settle what the config leaves to it."""
+def plan(source: Any, config: Config, watch: Watch, *, beside: Path | None = None) -> Plan:
+    """Read, check and cut the data, and settle what the config leaves to it; see ``read``."""
     watch.stage("reading")
-    dataset = source if isinstance(source, Dataset) else read(source, config.data)
+    dataset = source if isinstance(source, Dataset) else read(source, config.data, beside)
     for note in dataset.notes:
         watch.note(note)
     parts = split(dataset, config.data, seed=config.training.seed)

@@ -24,7 +24,8 @@ def numbers(values: list[int]) -> np.ndarray:
 @pytest.fixture(autouse=True, params=[4, 1 << 22])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is done in blocks is done in several, and in one."""
-    monkeypatch.setattr(arrays.blocks, "__defaults__", (request.param,))
+    for cut in (arrays.blocks, arrays.blocks_of_groups):
+        monkeypatch.setattr(cut, "__defaults__", (request.param,))
 
 
 @given(st.lists(st.tuples(st.integers(0, LARGE), moments), max_size=30), st.booleans())
@@ -36,21 +37,49 @@ def test_the_order_is_that_of_a_stable_sort(pairs: list[tuple[int, int]], timed:
     assert found.tolist() == np.lexsort(keys).tolist()
 
 
+def on_disk(values: np.ndarray, folder: Path) -> np.ndarray:
+    made = arrays.room_for(len(values), values.dtype, folder)
+    made[:] = values
+    return made
+
+
 @given(st.lists(st.tuples(st.sampled_from([1, 2, LARGE]), st.sampled_from([3, 4, LARGE]))))
 def test_of_a_pair_met_twice_the_last_is_kept(pairs: list[tuple[int, int]]) -> None:
     users, items = (numbers([pair[n] for pair in pairs]) for n in (0, 1))
-    found = arrays.last_of_each_pair(users, items)
+    found = arrays.is_last_of_pair(users, items)
     wanted = sorted({pair: place for place, pair in enumerate(pairs)}.values())
-    assert (list(range(len(pairs))) if found is None else found.tolist()) == wanted
+    assert np.flatnonzero(found).tolist() == wanted
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(3, 4))))
+def test_on_the_disk_it_is_the_same_one(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[int, int]]
+) -> None:
+    users, items = (numbers([pair[n] for pair in pairs]) for n in (0, 1))
+    folder = tmp_path_factory.getbasetemp()
+    found = arrays.is_last_of_pair(on_disk(users, folder), on_disk(items, folder))
+    assert found.tolist() == arrays.is_last_of_pair(users, items).tolist()
 
 
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(3, 4), moments)))
 def test_last_is_meant_in_time_and_then_in_order(met: list[tuple[int, int, int]]) -> None:
     users, items, times = (np.array([row[n] for row in met], np.int64) for n in range(3))
-    found = arrays.last_of_each_pair(users.astype(np.int32), items.astype(np.int32), times)
+    found = arrays.is_last_of_pair(users.astype(np.int32), items.astype(np.int32), times)
     in_time = sorted(range(len(met)), key=lambda place: met[place][2])
     wanted = sorted({met[place][:2]: place for place in in_time}.values())
-    assert (list(range(len(met))) if found is None else found.tolist()) == wanted
+    assert np.flatnonzero(found).tolist() == wanted
+
+
+@given(st.lists(st.booleans(), max_size=20))
+def test_rows_of_an_array_on_the_disk_are_chosen_like_those_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, mask: list[bool]
+) -> None:
+    values, kept = np.arange(len(mask)) * 3, np.array(mask, bool)
+    column = on_disk(values, tmp_path_factory.getbasetemp())
+    assert arrays.chosen(column, kept).tolist() == values[kept].tolist()
+    places = np.flatnonzero(kept)[::-1]
+    assert arrays.chosen(column, places).tolist() == values[places].tolist()
+    assert arrays.chosen(column, slice(1, 4)).tolist() == values[1:4].tolist()
 
 
 @given(rows)

@@ -46,6 +46,9 @@ def refused(size: Size, config: Config) -> str:
 def as_advised(config: Config, message: str) -> Config:
     """The config with the first way that the message names."""
     way = message.split("what fits: ")[1].split("; or ")[0]
+    if "hidden_dims" in way:
+        narrow = {"user_hidden_dims": (256, 128), "item_hidden_dims": (256, 128)}
+        return config.model_copy(update={"model": config.model.model_copy(update=narrow)})
     for section, name, value in re.findall(r"(\w+)\.(\w+) ([\w,]+)", way):
         read = yaml.safe_load(value.replace(",", ""))
         part = getattr(config, section).model_copy(update={name: read})
@@ -73,6 +76,11 @@ TOO_LARGE = {
         "with 10,000,000 others",
     ),
     "100 M users": (replace(SHOP, users=100_000_000), {}, "for vectors of 100,100,000 users"),
+    "layers": (
+        SHOP,
+        {"model": {"item_hidden_dims": (65_536, 65_536)}},
+        "for layers, their moments and the best of them",
+    ),
     "a table of 100 M users": (
         replace(SHOP, users=100_000_000),
         {"model": {"user_ids": True}},

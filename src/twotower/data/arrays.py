@@ -6,6 +6,7 @@ than a block of such an array in memory.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,15 +26,19 @@ def blocks(size: int, block: int = BLOCK) -> Iterator[slice]:
         yield slice(start, min(start + block, size))
 
 
-def room_for(size: int, dtype: Any, beside: np.ndarray) -> np.ndarray:
-    """An array to be filled: on the disk where ``beside`` is there, else in memory.
+def room_for(size: int, dtype: Any, beside: np.ndarray | Path | None) -> np.ndarray:
+    """An array to be filled: on the disk in that folder or where ``beside`` is, else in memory.
 
     Its file has no name any more, and goes when the array does.
     """
-    if not isinstance(beside, np.memmap) or not size:
+    if isinstance(beside, np.memmap):
+        beside = Path(str(beside.filename)).parent
+    if not isinstance(beside, Path) or not size:
         return np.empty(size, dtype)
-    with tempfile.TemporaryFile(dir=Path(str(beside.filename)).parent) as file:
-        return np.memmap(file, dtype, "w+", shape=(size,))
+    with tempfile.NamedTemporaryFile(dir=beside) as file:
+        # Taken now, since where a disk is full later on nobody can be told.
+        os.posix_fallocate(file.fileno(), 0, size * np.dtype(dtype).itemsize)
+        return np.memmap(file.name, dtype, "r+", shape=(size,))
 
 
 def is_ascending(values: np.ndarray) -> bool:
@@ -78,28 +83,42 @@ def distinct(keys: np.ndarray) -> np.ndarray:
     return ranked if is_first.all() else ranked[is_first]
 
 
-def last_of_each_pair(
+def is_last_of_pair(
     user_rows: np.ndarray, item_rows: np.ndarray, times: np.ndarray | None = None
-) -> np.ndarray | None:
-    """The places of the pairs as they come last, in time or else in order; ascending.
+) -> np.ndarray:
+    """Which pairs do not come once more, later in time or else in order.
 
-    Returns:
-        None where no pair comes twice.
-
-    >>> last_of_each_pair(np.array([1, 1, 1]), np.array([7, 8, 7]))
-    array([1, 2])
+    >>> is_last_of_pair(np.array([1, 1, 1]), np.array([7, 8, 7]))
+    array([False,  True,  True])
     """
-    if not len(user_rows):
-        return None
-    later = None if times is None or is_ascending(times) else np.argsort(times, kind="stable")
-    if later is not None:
-        user_rows, item_rows = user_rows[later], item_rows[later]
-    bits = [int(rows.max()).bit_length() for rows in (user_rows, item_rows)]
-    place_bits = len(user_rows).bit_length()
+    is_last = np.zeros(len(user_rows), bool)
+    if times is not None and not is_ascending(times):
+        later = np.argsort(times, kind="stable")
+        is_last[later] = is_last_of_pair(user_rows[later], item_rows[later])
+    elif isinstance(user_rows, np.memmap):
+        places = room_for(len(user_rows), np.uint32, user_rows)
+        for part in blocks(len(places)):
+            places[part] = np.arange(part.start, part.stop)
+        offsets, [items, places] = grouped(user_rows, [item_rows, places])
+        for first, last in blocks_of_groups(offsets):
+            rows = slice(offsets[first], offsets[last])
+            owners = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1]))
+            kept = _is_last(owners, items[rows])
+            is_last[places[rows][kept]] = True
+    elif len(user_rows):
+        is_last = _is_last(user_rows, item_rows)
+    return is_last
+
+
+def _is_last(user_rows: np.ndarray, item_rows: np.ndarray) -> np.ndarray:
+    user_bits, item_bits, place_bits = (
+        int(largest).bit_length()
+        for largest in (user_rows.max(), item_rows.max(), len(user_rows))
+    )
     keys = user_rows.astype(np.uint64)
-    keys <<= np.uint64(bits[1])
+    keys <<= np.uint64(item_bits)
     keys |= item_rows.astype(np.uint32)
-    if sum(bits) + place_bits <= 64:
+    if user_bits + item_bits + place_bits <= 64:
         # A pair and its place are one whole number, and those are sorted fastest.
         keys <<= np.uint64(place_bits)
         keys |= np.arange(len(keys), dtype=np.uint32)
@@ -110,14 +129,39 @@ def last_of_each_pair(
         places = np.argsort(keys, kind="stable")
         keys = keys[places]
     is_last = np.ones(len(keys), bool)
-    np.not_equal(keys[1:], keys[:-1], out=is_last[:-1])
-    if is_last.all():
-        return None
-    last = places[is_last]
-    if later is not None:
-        last = later[last]
-    last.sort()
-    return last
+    is_last[places[:-1]] = keys[1:] != keys[:-1]
+    return is_last
+
+
+def blocks_of_groups(
+    offsets: Int64[np.ndarray, " G1"], block: int = BLOCK
+) -> Iterator[tuple[int, int]]:
+    """Groups from one to before another, which together have about a block of rows."""
+    first = 0
+    while first < len(offsets) - 1:
+        end = np.searchsorted(offsets, offsets[first] + block, side="right") - 1
+        last = max(int(end), first + 1)
+        yield first, last
+        first = last
+
+
+def chosen(column: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    """Some rows of a column, by numbers, by a mask or from one to another."""
+    if isinstance(rows, slice) or not isinstance(column, np.memmap):
+        part: np.ndarray = column[rows]
+        return part
+    if rows.dtype != bool:
+        pieces = ((len(piece), piece) for piece in (rows[p] for p in blocks(len(rows))))
+        size = len(rows)
+    else:
+        kept = ((p, np.flatnonzero(rows[p])) for p in blocks(len(rows)))
+        pieces = ((len(places), places + p.start) for p, places in kept)
+        size = int(np.count_nonzero(rows))
+    filled, done = room_for(size, column.dtype, column), 0
+    for count, places in pieces:
+        filled[done : done + count] = column[places]
+        done += count
+    return filled
 
 
 def counts_of(rows: np.ndarray, size: int) -> Int64[np.ndarray, " S"]:
@@ -139,13 +183,14 @@ def rows_met(rows: np.ndarray) -> Int64[np.ndarray, " M"]:
 
 
 def grouped(
-    groups: np.ndarray, columns: list[np.ndarray], size: int
+    groups: np.ndarray, columns: list[np.ndarray], size: int | None = None
 ) -> tuple[Int64[np.ndarray, " S1"], list[np.ndarray]]:
     """Columns by group, each group's in the order they had; and where the groups begin.
 
     Args:
-        groups: row numbers 0 to ``size`` - 1.
+        groups: row numbers 0 to ``size`` - 1; where that is None to the largest there is.
     """
+    size = int(groups.max(initial=-1)) + 1 if size is None else size
     offsets = np.zeros(size + 1, np.int64)
     np.cumsum(counts_of(groups, size), out=offsets[1:])
     filled = [room_for(len(column), column.dtype, column) for column in columns]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from twotower.data.arrays import BLOCK, grouped, is_ascending
+from twotower.data.arrays import blocks_of_groups, chosen, grouped, is_ascending
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,11 @@ class Interactions:
     def take(self, rows: np.ndarray | slice) -> Interactions:
         """The rows given by numbers, by a mask or, without a copy, from one to another."""
         return Interactions(
-            self.user_rows[rows],
-            self.item_rows[rows],
-            self.labels[rows],
-            None if self.times is None else self.times[rows],
-            None if self.weights is None else self.weights[rows],
-            None if self.ratings is None else self.ratings[rows],
+            *(chosen(column, rows) for column in (self.user_rows, self.item_rows, self.labels)),
+            *(
+                None if column is None else chosen(column, rows)
+                for column in (self.times, self.weights, self.ratings)
+            ),
         )
 
     def positives(self) -> Interactions:
@@ -134,12 +133,7 @@ class Histories:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Users from one to before another, who together have about a block of items."""
-        first = 0
-        while first < len(self.offsets) - 1:
-            end = np.searchsorted(self.offsets, self.offsets[first] + BLOCK, side="right") - 1
-            last = max(int(end), first + 1)
-            yield first, last
-            first = last
+        return blocks_of_groups(self.offsets)
 
     def pack(
         self, user_rows: Int64[np.ndarray, " B"] | Int32[np.ndarray, " B"]
@@ -160,6 +154,8 @@ class Histories:
     def latest(self, length: int) -> Histories:
         """The last ``length`` items of each user."""
         lengths = np.minimum(self.lengths(), length)
+        if int(lengths.sum()) == len(self.items):
+            return self
         places = ranges(self.offsets[1:] - lengths, lengths)
         times = None if self.times is None else self.times[places]
         return Histories(offsets_of(lengths), self.items[places], times)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import duckdb
 import numpy as np
 
 from twotower.config import DataConfig, Kind
 from twotower.data import engine
-from twotower.data.arrays import blocks, is_ascending, last_of_each_pair
+from twotower.data.arrays import (
+    blocks,
+    chosen,
+    is_ascending,
+    is_last_of_pair,
+    room_for,
+)
 from twotower.data.checks import id_sql
 from twotower.data.engine import Table, quote
 from twotower.data.facts import date_format
@@ -220,13 +227,18 @@ def _joined(log: Table) -> str:
     return quote(f"{log.name} by rows")
 
 
-def read_log(log: Table, config: DataConfig, notes: list[str]) -> Interactions:
+def read_log(
+    log: Table, config: DataConfig, notes: list[str], into: Path | None = None
+) -> Interactions:
     """One table's interactions, oldest first, of which ``join`` made a table.
+
+    Args:
+        into: the folder for arrays that stay on the disk; None for memory.
 
     Raises:
         DataError: no interaction is left.
     """
-    values = _in_order_of_rows(log)
+    values = _in_order_of_rows(log, into)
     num_rows = len(values["user_row"])
     if num_rows == 0:
         raise DataError(f"{log.source}: no interaction is left after dropping orphans")
@@ -243,7 +255,7 @@ def read_log(log: Table, config: DataConfig, notes: list[str]) -> Interactions:
     return _keep_last(interactions, log, notes) if config.duplicates == "last" else interactions
 
 
-def _in_order_of_rows(log: Table) -> dict[str, np.ndarray]:
+def _in_order_of_rows(log: Table, into: Path | None) -> dict[str, np.ndarray]:
     """The joined rows, each put back where it stood in the log, a block of them at a time.
 
     The engine joins in parallel and promises no order.
@@ -251,23 +263,24 @@ def _in_order_of_rows(log: Table) -> dict[str, np.ndarray]:
     made = _joined(log)
     described = engine.rows(log.engine, f"DESCRIBE {made}", log.source)
     names = [name for name, *_ in described if name != "place"]
-    values = {name: np.empty(log.num_rows, _TYPES[name]) for name in names}
-    is_there = np.zeros(log.num_rows, bool)
+    values = {name: room_for(log.num_rows, _TYPES[name], into) for name in names}
     count = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
+    is_there = np.zeros(log.num_rows if count < log.num_rows else 0, bool)
     for part in blocks(count):
         piece = f"FROM {made} WHERE rowid >= {part.start} AND rowid < {part.stop}"
         found = engine.arrays(log.engine, piece, log.source)
         places = np.ma.getdata(found["place"]) - 1
-        is_there[places] = True
+        if len(is_there):
+            is_there[places] = True
         for name in names:
             column = found[name]
             if values[name].dtype == np.float32:
                 column = np.ma.filled(column.astype(np.float32), np.nan)
             values[name][places] = column
     engine.rows(log.engine, f"DROP TABLE {made}", log.source)
-    if count == log.num_rows:
+    if not len(is_there):
         return values
-    return {name: column[is_there] for name, column in values.items()}
+    return {name: chosen(column, is_there) for name, column in values.items()}
 
 
 def _wanted(by_kind: Mapping[Kind, Column], config: DataConfig) -> str:
@@ -292,12 +305,12 @@ def _wanted(by_kind: Mapping[Kind, Column], config: DataConfig) -> str:
 
 
 def _keep_last(interactions: Interactions, log: Table, notes: list[str]) -> Interactions:
-    last = last_of_each_pair(interactions.user_rows, interactions.item_rows)
-    if last is None:
+    is_last = is_last_of_pair(interactions.user_rows, interactions.item_rows)
+    repeated = len(is_last) - int(np.count_nonzero(is_last))
+    if not repeated:
         return interactions
-    repeated = len(interactions) - len(last)
     notes.append(
         f"{log.short}: {repeated:,} rows repeat a user and an item; only the last of each pair "
         "counts"
     )
-    return interactions.take(last)
+    return interactions.take(is_last)

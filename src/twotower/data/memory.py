@@ -34,13 +34,12 @@ def available_bytes(config: DataConfig) -> int:
 def in_words(size_bytes: float) -> str:
     """A size as people say it.
 
-    >>> in_words(3 * 2**30), in_words(5 * 2**40), in_words(2**20)
-    ('3.0 GiB', '5.0 TiB', '0.001 GiB')
+    >>> in_words(3.0 * 2**30), in_words(5.0 * 2**40), in_words(700.0)
+    ('3.0 GiB', '5.0 TiB', '0.7 KiB')
     """
-    gib = size_bytes / GIB
-    if gib >= 1024:
-        return f"{gib / 1024:,.1f} TiB"
-    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{gib:.1g} GiB"
+    units = ("KiB", "MiB", "GiB", "TiB")
+    power = next((n for n, _ in enumerate(units, 1) if size_bytes < 1024 ** (n + 1)), 4)
+    return f"{size_bytes / 1024**power:,.1f} {units[power - 1]}"
 
 
 def largest_first(parts: Mapping[str, float]) -> str:

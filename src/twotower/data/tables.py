@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from twotower.config import DataConfig, Kind
-from twotower.data import engine
+from twotower.data import engine, kept
 from twotower.data.checks import check_ids, check_interactions, check_same_type
 from twotower.data.engine import Table, quote
 from twotower.data.entities import Entities, id_column, infer_columns, read_entities
 from twotower.data.facts import TableFacts, look
 from twotower.data.interactions import Interactions
+from twotower.data.kept import Kept
 from twotower.data.locate import Located, locate, where
 from twotower.data.logs import (
     columns_of,
@@ -77,7 +79,13 @@ class _Side:
     facts: Mapping[str, ColumnFacts]
 
 
-def read(source: Any, config: DataConfig | None = None) -> Dataset:
+def read(
+    source: Any,
+    config: DataConfig | None = None,
+    beside: Path | None = None,
+    *,
+    enough: int = kept.ENOUGH,
+) -> Dataset:
     """Read and check a data set.
 
     Args:
@@ -85,6 +93,8 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
             and perhaps ``users`` and ``items``, each a path or a polars, pandas or pyarrow
             table.
         config: paths, kinds of columns and rules that differ from the defaults.
+        beside: the folder where interactions of files are kept, and found again, when there
+            are ``enough`` of them; None keeps all in memory.
 
     Raises:
         DataError: something is missing or wrong; all that was found is in the message.
@@ -108,7 +118,12 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
                 "place alone; if it is another, declare them under data.columns.interactions"
             )
     columns = settle_time(columns, logs, declared, notes)
-    for log in logs.values():
+    place: Path | None = None
+    found: Kept | None = None
+    if beside is not None and sum(log.num_rows for log in logs.values()) >= enough:
+        place = kept.place_for(beside, located, config)
+        found = None if place is None else kept.find(place)
+    for log in logs.values() if found is None else ():
         mistakes += check_interactions(log, columns_of(log, columns), config.rating_threshold)
     if items is None:
         items = _find_items(connection, located.others, user_column, item_column)
@@ -117,20 +132,23 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
     if mistakes := list(dict.fromkeys(mistakes + wrong + also)):
         raise DataError(join_mistakes(where(source), mistakes))
     sides = {"user": (user_side, user_column), "item": (item_side, item_column)}
-    _require_room(sides, logs, where(source), config)
-    notes += _number_rows(connection, sides, logs, columns, config)
+    _require_room(sides, logs, where(source), config, is_kept=place is not None)
+    if found is not None:
+        _number(connection, sides, logs, config, has_orphans=found.has_orphans)
+    elif place is None:
+        found = _read_logs(connection, sides, logs, columns, config, None)
+    else:
+        with kept.workroom(place) as work:
+            found = kept.keep(place, _read_logs(connection, sides, logs, columns, config, work))
     return Dataset(
         source=where(source),
         user_column=user_column,
         item_column=item_column,
         users=_read_side(connection, "user", user_side),
         items=_read_side(connection, "item", item_side),
-        interactions={
-            "all" if name == "interactions" else name: read_log(log, config, notes)
-            for name, log in logs.items()
-        },
+        interactions=found.interactions,
         columns=columns,
-        notes=tuple(notes),
+        notes=(*notes, *found.notes),
         tables=_look_at(user_side, item_side, logs, columns),
     )
 
@@ -193,6 +211,8 @@ def _require_room(
     logs: Mapping[str, Table],
     source: str,
     config: DataConfig,
+    *,
+    is_kept: bool,
 ) -> None:
     num_ids, num_cells, has_texts = {}, 0, False
     for who, (side, column) in sides.items():
@@ -207,7 +227,7 @@ def _require_room(
             used = sum(each.kind != "ignore" for each in side.columns.values())
             num_cells += side.table.num_rows * used
     parts = bytes_to_read(
-        num_interactions=sum(log.num_rows for log in logs.values()),
+        num_interactions=0 if is_kept else sum(log.num_rows for log in logs.values()),
         num_ids=num_ids,
         num_cells=num_cells,
         has_text_ids=has_texts,
@@ -226,22 +246,51 @@ def _number_rows(
 
     That somebody is in a log alone shows when the join leaves rows out: mostly none is.
     """
-    drop, every, notes = config.orphans == "drop", list(logs.values()), list[str]()
-    for who, (side, column) in sides.items():
-        if side.table is None:
-            number_all(connection, who, None, every, column, drop=drop)
-        else:
-            number_known(connection, who, (side.table, side.id_column))
+    every = list(logs.values())
+    _number(connection, sides, logs, config, has_orphans=False)
     counts = [join(log, columns, config) for log in every]
     if counts == [log.num_rows for log in every]:
         return []
-    for who, (side, column) in sides.items():
-        if side.table is not None:
-            named = side.table, side.id_column
-            notes += number_all(connection, who, named, every, column, drop=drop)
+    notes = _number(connection, sides, logs, config, has_orphans=True)
     for log in every:
         join(log, columns, config)
     return notes
+
+
+def _number(
+    connection: duckdb.DuckDBPyConnection,
+    sides: Mapping[str, tuple[_Side, str]],
+    logs: Mapping[str, Table],
+    config: DataConfig,
+    *,
+    has_orphans: bool,
+) -> list[str]:
+    """Make the tables of ids and rows; says who had no table of their own, if that is known."""
+    drop, every, notes = config.orphans == "drop", list(logs.values()), list[str]()
+    for who, (side, column) in sides.items():
+        named = None if side.table is None else (side.table, side.id_column)
+        if named is None or has_orphans:
+            notes += number_all(connection, who, named, every, column, drop=drop)
+        else:
+            number_known(connection, who, named)
+    return notes
+
+
+def _read_logs(
+    connection: duckdb.DuckDBPyConnection,
+    sides: Mapping[str, tuple[_Side, str]],
+    logs: Mapping[str, Table],
+    columns: Mapping[str, Column],
+    config: DataConfig,
+    into: Path | None,
+) -> Kept:
+    notes = _number_rows(connection, sides, logs, columns, config)
+    has_orphans = bool(notes)
+    interactions = {
+        "all" if name == "interactions" else name: read_log(log, config, notes, into)
+        for name, log in logs.items()
+    }
+    return Kept(interactions, tuple(notes), has_orphans)
 
 
 def _read_side(connection: duckdb.DuckDBPyConnection, who: str, side: _Side) -> Entities:

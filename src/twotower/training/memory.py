@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 from twotower.config import Config
 from twotower.data.arrays import BLOCK
@@ -25,7 +28,10 @@ _LEVERS = (
     ("model", "history_length", 8),
     ("model", "embedding_dim", 8),
 )
+# Scores of all items for a block of users; finding the best of them takes as much twice.
+_RANKED = 2**24
 _SAMPLED = 8192
+_NARROW = (256, 128)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Size:
         longest: items of a user at most.
         user_width, item_width: numbers that a user's or an item's features are.
         texts: columns of texts, each of which has a table of its own.
+        is_kept: whether interactions, and what is made of them, stay on the disk.
     """
 
     users: int
@@ -46,6 +53,7 @@ class Size:
     item_width: int = 0
     texts: int = 0
     is_timed: bool = True
+    is_kept: bool = False
 
     @classmethod
     def of(cls, dataset: Dataset, parts: Split) -> Size:
@@ -70,6 +78,7 @@ class Size:
             width["item"] + vectors["item"],
             sum(kind == "text" for both in kinds.values() for kind in both),
             parts.train.times is not None,
+            isinstance(parts.train.user_rows, np.memmap),
         )
 
 
@@ -90,18 +99,34 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
         f"for tables of {rows_of_tables:,} ids, their moments and the best of them": numbers
         * copies
         * _FLOAT,
-        "for histories": size.rows * (_FLOAT + _ROW * (size.is_timed + 1))
+        "for layers, their moments and the best of them": 5 * _FLOAT * _layers(size, config),
+        "for histories": (not size.is_kept) * size.rows * (_FLOAT + _ROW * (size.is_timed + 1))
         + min(size.rows, BLOCK) * 6 * _ROW
         + 4 * _ROW * size.users,
         "for features": _FLOAT
         * (size.users * (2 + 2 * size.user_width) + size.items * (2 + 2 * size.item_width)),
         **_step(size, config, history),
+        "for ranking": 3 * _FLOAT * min(_RANKED, size.users * size.items),
         f"for vectors of {size.users + size.items:,} users and items": 2
         * _FLOAT
         * (size.users + size.items)
         * (dim + 1),
     }
     return {what: float(part) for what, part in parts.items() if part}
+
+
+def _layers(size: Size, config: Config) -> int:
+    """Numbers of the dense layers."""
+    model = config.model
+    dim = model.embedding_dim
+    towers = (
+        (size.user_width, *model.user_hidden_dims, dim),
+        (size.item_width, *model.item_hidden_dims, dim),
+    )
+    numbers = sum(one * next_one for tower in towers for one, next_one in pairwise(tower))
+    if model.history == "transformer":
+        numbers += 12 * dim * dim * model.history_layers
+    return numbers
 
 
 def _each(size: Size) -> float:
@@ -175,6 +200,10 @@ def _others(config: Config) -> Iterator[tuple[str, Config]]:
         sampled = training.model_copy(update={"negatives_from": "mixed", "negatives": _SAMPLED})
         words = f"training.negatives_from mixed with training.negatives {_SAMPLED:,}"
         yield words, config.model_copy(update={"training": sampled})
+    narrow = model.model_copy(update={"user_hidden_dims": _NARROW, "item_hidden_dims": _NARROW})
+    if max((*model.user_hidden_dims, *model.item_hidden_dims), default=0) > max(_NARROW):
+        words = f"model.user_hidden_dims and item_hidden_dims {list(_NARROW)}"
+        yield words, config.model_copy(update={"model": narrow})
     if model.user_ids and model.history != "none":
         without = model.model_copy(update={"user_ids": False})
         yield "model.user_ids false", config.model_copy(update={"model": without})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from twotower.config import Loss, TrainingConfig
-from twotower.data.arrays import last_of_each_pair
+from twotower.data.arrays import is_last_of_pair
 from twotower.data.features import FeatureTable
 from twotower.data.interactions import Histories, Interactions, histories
 from twotower.errors import DataError
@@ -349,5 +349,5 @@ def _require_learnable(
 
 def _distinct(positives: Interactions) -> Interactions:
     """Each pair once, where it was met last: an item must not be found from itself."""
-    rows = last_of_each_pair(positives.user_rows, positives.item_rows, positives.times)
-    return positives if rows is None else positives.take(rows)
+    kept = is_last_of_pair(positives.user_rows, positives.item_rows, positives.times)
+    return positives if kept.all() else positives.take(kept)
