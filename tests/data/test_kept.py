@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import polars
 import pytest
+import torch
 
+from twotower import Recommender, fit, parse_config
 from twotower.config import DataConfig
 from twotower.data.interactions import Interactions
 from twotower.data.tables import Dataset, read
@@ -129,3 +131,31 @@ def test_a_full_disk_is_a_data_error_and_leaves_nothing(tmp_path: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert "File too large; interactions that are many are kept on the disk" in done.stdout
     assert not list(runs.iterdir())
+
+
+def trained(source: Dataset, loss: str) -> Recommender:
+    config = {
+        "model": {"embedding_dim": 4, "user_hidden_dims": [], "item_hidden_dims": []},
+        "training": {"epochs": 2, "loss": loss, "batch_size": 64},
+        "evaluation": {"baselines": ["popularity"], "bootstrap": 10, "k": [5]},
+    }
+    return fit(source, parse_config(config))
+
+
+def test_a_softmax_over_users_learns_the_same_from_the_disk(tmp_path: Path) -> None:
+    shop = write(tmp_path / "shop")
+    one = trained(read(shop), "softmax")
+    other = trained(kept_read(shop, tmp_path / "runs"), "softmax")
+    assert torch.equal(one.user_vectors, other.user_vectors)
+    assert torch.equal(one.item_vectors, other.item_vectors)
+    assert one.metrics["data"]["sha256"] == other.metrics["data"]["sha256"]
+
+
+def test_a_training_from_the_disk_can_be_repeated_to_the_last_bit(tmp_path: Path) -> None:
+    shop = write(tmp_path / "shop")
+    made = [
+        trained(kept_read(shop, tmp_path / "runs"), "in_batch_softmax").item_vectors
+        for _ in range(2)
+    ]
+    assert torch.isfinite(made[0]).all()
+    assert torch.equal(*made)
