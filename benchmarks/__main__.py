@@ -20,6 +20,8 @@ import torch
 HERE = Path(__file__).parent
 COMMANDS = {
     "generate": ["generate"],
+    "loading": ["loading"],
+    "fitting": ["fitting"],
     "lab_scores": ["lab_scores"],
     "lab_throughput": ["lab_throughput"],
     "holdout": ["holdout", "--seeds", "42", "43"],

@@ -370,6 +370,26 @@ CASES = [
         code=0,
     ),
     Case(
+        "more data than memory",
+        (
+            "shop: reading it takes about",
+            "for 201 interactions",
+            "leave out old interactions",
+        ),
+        lambda at: settings(at, data={"memory_gib": 1e-6}),
+    ),
+    Case(
+        "layers larger than memory",
+        (
+            "the training takes about 80.",
+            "for layers, their moments and the best of them",
+            "what fits: model.user_hidden_dims and item_hidden_dims [256, 128]",
+        ),
+        lambda at: settings(
+            at, model={"user_hidden_dims": [65_536, 65_536]}, data={"memory_gib": 1}
+        ),
+    ),
+    Case(
         "a config that is not there",
         ("nowhere.yaml", "no such config file", "give the path of a YAML file"),
         command="train --config nowhere.yaml",

@@ -264,6 +264,11 @@ class DataConfig(Section):
     duplicates: Literal["last", "keep"] = Field(
         "last", description="the same user and item again: only the last counts, or each does"
     )
+    memory_gib: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="memory that reading may take, and then training, in GiB; what is "
+        "estimated to need more is refused before it begins; auto: what is free",
+    )
 
 
 class EvaluationConfig(Section):

@@ -44,6 +44,7 @@ from twotower.retrieval.write import write_blocks
 from twotower.training import unfinished
 from twotower.training.choices import WEIGHED
 from twotower.training.learn import Learned, learn
+from twotower.training.memory import Size, require_room
 from twotower.training.resolve import contenders
 from twotower.training.search import search
 from twotower.watch import Watch
@@ -84,7 +85,7 @@ def train(
     """
     watch, into = watch or Watch(), Path(into)
     run_name = unfinished.run_name(name, now)
-    planned = plan(source, config, watch)
+    planned = plan(source, config, watch, beside=into)
     identity = unfinished.identity(planned.dataset, *planned.contenders)
     work = None
     if resume:
@@ -130,14 +131,16 @@ def fit(
         return _fit(planned, watch, work=Path(scratch))
 
 
-def plan(source: Any, config: Config, watch: Watch) -> Plan:
-    """Read, check and cut the data, and settle what the config leaves to it."""
+def plan(source: Any, config: Config, watch: Watch, *, beside: Path | None = None) -> Plan:
+    """Read, check and cut the data, and settle what the config leaves to it; see ``read``."""
     watch.stage("reading")
-    dataset = source if isinstance(source, Dataset) else read(source, config.data)
+    dataset = source if isinstance(source, Dataset) else read(source, config.data, beside)
     for note in dataset.notes:
         watch.note(note)
     parts = split(dataset, config.data, seed=config.training.seed)
     settings = contenders(config, dataset, parts)
+    for each in settings:
+        require_room(Size.of(dataset, parts), each)
     loss = settings[0].training.loss
     kinds = {column.kind for column in dataset.columns.values()}
     if "rating" in kinds and "label" not in kinds and config.data.rating_threshold is None:

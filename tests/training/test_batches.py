@@ -2,13 +2,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise as neighbours
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.interactions import Histories, Interactions, histories
+from twotower.training import batches
 from twotower.training.batches import (
     PairBatch,
     pairwise,
@@ -190,3 +195,40 @@ class TestWholeUsers:
 
     def test_no_user_with_two_items_is_no_batch(self) -> None:
         assert list(whole_users(liked_of([(1, 1), (2, 1)]), 5, 4, rng())) == []
+
+
+def on_disk(interactions: Interactions, folder: Path) -> Interactions:
+    """The same with users that are memory-mapped."""
+    users = np.memmap(folder / "users", np.int32, "w+", shape=(len(interactions),))
+    users[:] = interactions.user_rows
+    return replace(interactions, user_rows=users)
+
+
+@pytest.mark.parametrize("side_by_side", [1, 3])
+def test_an_epoch_from_the_disk_has_every_row_once_in_batches_of_one_size(
+    tmp_path: Path, side_by_side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 1000
+    log = Interactions(
+        np.arange(rows, dtype=np.int32) // 4 + 1,
+        np.arange(1, rows + 1, dtype=np.int32),
+        np.ones(rows, np.float32),
+    )
+    small = partial(batches.shuffled_pieces, piece=16, held=4)
+    monkeypatch.setattr(batches, "shuffled_pieces", small)
+    kept = on_disk(log, tmp_path)
+    made = list(batches.pointwise(kept, 96, rng(), side_by_side=side_by_side))
+    assert [len(batch) for batch in made] == [96] * 10 + [40]
+    items = np.concatenate([batch.item_rows for batch in made])
+    assert sorted(items.tolist()) == list(range(1, rows + 1))
+    again = np.concatenate([batch.item_rows for batch in batches.pointwise(kept, 96, rng())])
+    assert (side_by_side > 1) or items.tolist() == again.tolist()
+
+
+def test_pieces_are_of_neighbours_and_those_held_together_from_anywhere() -> None:
+    held = list(batches.shuffled_pieces(1000, rng(), piece=10, held=20))
+    assert [len(rows) for rows in held] == [200] * 5
+    starts = held[0][::10]
+    assert (np.diff(held[0]) == 1).sum() >= 180
+    assert starts.max() - starts.min() > 500
+    assert sorted(np.concatenate(held).tolist()) == list(range(1000))

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import duckdb
 import numpy as np
 
+from twotower.config import DataConfig
+from twotower.data.memory import available_bytes
 from twotower.errors import DataError
 
+# With less the engine can not do anything.
+_LEAST_BYTES = 2**27
 READERS: Mapping[str, str] = {
     ".parquet": "read_parquet({files}",
     ".pq": "read_parquet({files}",
@@ -64,8 +70,16 @@ class Table:
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """A private engine in memory: silent, and in UTC wherever the machine stands."""
+    """A private engine in memory: silent, and in UTC wherever the machine stands.
+
+    It takes half of what is free, and goes on on the disk.
+    """
     engine = duckdb.connect()
+    half = max(available_bytes(DataConfig()) // 2, _LEAST_BYTES)
+    engine.execute(f"SET memory_limit = '{half // 2**20}MiB'")
+    engine.execute(
+        f"SET temp_directory = {literal(str(Path(gettempdir()) / f'twotower-{os.getpid()}'))}"
+    )
     engine.execute("SET enable_progress_bar = false")
     engine.execute("SET TimeZone = 'UTC'")
     # What a column of Python's objects is, all of it says: of a sample, each list may be empty.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
+
+from twotower.data.arrays import blocks_of_groups, chosen, grouped, is_ascending
 
 
 @dataclass(frozen=True)
@@ -31,30 +34,30 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.user_rows)
 
-    def take(self, rows: np.ndarray) -> Interactions:
-        """The rows given by numbers or by a mask."""
+    def take(self, rows: np.ndarray | slice) -> Interactions:
+        """The rows given by numbers, by a mask or, without a copy, from one to another."""
         return Interactions(
-            self.user_rows[rows],
-            self.item_rows[rows],
-            self.labels[rows],
-            None if self.times is None else self.times[rows],
-            None if self.weights is None else self.weights[rows],
-            None if self.ratings is None else self.ratings[rows],
+            *(chosen(column, rows) for column in (self.user_rows, self.item_rows, self.labels)),
+            *(
+                None if column is None else chosen(column, rows)
+                for column in (self.times, self.weights, self.ratings)
+            ),
         )
 
     def positives(self) -> Interactions:
         """The rows whose label is above one half."""
-        return self.take(self.labels > 0.5)
+        liked = self.labels > 0.5
+        return self if liked.all() else self.take(liked)
 
     def followed_by(self, other: Interactions) -> Interactions:
         """These rows, then the other's; times, weights, ratings only where both have them."""
         return Interactions(
-            np.concatenate([self.user_rows, other.user_rows]),
-            np.concatenate([self.item_rows, other.item_rows]),
-            np.concatenate([self.labels, other.labels]),
-            _joined(self.times, other.times),
-            _joined(self.weights, other.weights),
-            _joined(self.ratings, other.ratings),
+            _joined(self.user_rows, other.user_rows),
+            _joined(self.item_rows, other.item_rows),
+            _joined(self.labels, other.labels),
+            _both(self.times, other.times),
+            _both(self.weights, other.weights),
+            _both(self.ratings, other.ratings),
         )
 
     def without_times(self) -> Interactions:
@@ -62,8 +65,26 @@ class Interactions:
         return replace(self, times=None)
 
 
-def _joined(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
-    return None if one is None or other is None else np.concatenate([one, other])
+def _both(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    return None if one is None or other is None else _joined(one, other)
+
+
+def _joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Two arrays end to end; without a copy where they are parts of one, end to end."""
+    begins, follows = (array.__array_interface__["data"][0] for array in (one, other))
+    is_whole = one.base is not None and one.base is other.base
+    if is_whole and one.strides == other.strides == (one.itemsize,):
+        if begins + one.nbytes == follows:
+            shape = (len(one) + len(other),)
+            return np.lib.stride_tricks.as_strided(one, shape, subok=True)
+    elif is_whole and one.strides == other.strides == (0,):
+        return np.broadcast_to(one[:1], (len(one) + len(other),))
+    return np.concatenate([one, other])
+
+
+def likes(count: int) -> Float32[np.ndarray, " N"]:
+    """Labels of interactions that are all liked, which take no room."""
+    return np.broadcast_to(np.float32(1), count)
 
 
 def offsets_of(counts: Int64[np.ndarray, " G"]) -> Int64[np.ndarray, " G1"]:
@@ -110,6 +131,10 @@ class Histories:
         """How many items each user row has; the first entry is the unknown user's."""
         return np.diff(self.offsets)
 
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Users from one to before another, who together have about a block of items."""
+        return blocks_of_groups(self.offsets)
+
     def pack(
         self, user_rows: Int64[np.ndarray, " B"] | Int32[np.ndarray, " B"]
     ) -> tuple[Int32[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
@@ -129,6 +154,8 @@ class Histories:
     def latest(self, length: int) -> Histories:
         """The last ``length`` items of each user."""
         lengths = np.minimum(self.lengths(), length)
+        if int(lengths.sum()) == len(self.items):
+            return self
         places = ranges(self.offsets[1:] - lengths, lengths)
         times = None if self.times is None else self.times[places]
         return Histories(offsets_of(lengths), self.items[places], times)
@@ -143,10 +170,18 @@ def histories(interactions: Interactions, *, num_users: int) -> Histories:
     >>> histories(met, num_users=2).of(2)
     array([7, 9], dtype=int32)
     """
-    keys = [interactions.user_rows]
-    if interactions.times is not None:
-        keys.insert(0, interactions.times)
-    order = np.lexsort(keys)
-    counts = np.bincount(interactions.user_rows, minlength=num_users + 1)
-    times = None if interactions.times is None else interactions.times[order]
-    return Histories(offsets_of(counts), interactions.item_rows[order], times)
+    known = interactions.__dict__.get("_histories")
+    if isinstance(known, Histories):
+        # Made once; whoever came without an interaction is behind the others.
+        offsets = known.offsets[: num_users + 2]
+        spare = num_users + 2 - len(offsets)
+        return replace(known, offsets=np.pad(offsets, (0, spare), "edge"))
+    users, items, times = interactions.user_rows, interactions.item_rows, interactions.times
+    if times is not None and not is_ascending(times):
+        order = np.argsort(times, kind="stable")
+        users, items, times = users[order], items[order], times[order]
+    columns = [items] if times is None else [items, times]
+    offsets, found = grouped(users, columns, num_users + 1)
+    made = Histories(offsets, found[0], None if times is None else found[1])
+    interactions.__dict__["_histories"] = made
+    return made

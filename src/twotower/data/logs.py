@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import duckdb
 import numpy as np
 
 from twotower.config import DataConfig, Kind
 from twotower.data import engine
+from twotower.data.arrays import (
+    blocks,
+    chosen,
+    is_ascending,
+    is_last_of_pair,
+    room_for,
+)
 from twotower.data.checks import id_sql
 from twotower.data.engine import Table, quote
 from twotower.data.facts import date_format
-from twotower.data.interactions import Interactions
+from twotower.data.interactions import Interactions, likes
 from twotower.data.plain import moment_sql, unit_of_time
 from twotower.data.schema import (
     INTERACTION_KINDS,
@@ -25,6 +33,14 @@ from twotower.data.schema import (
 from twotower.errors import DataError
 
 Logs = Mapping[str, Table]
+_TYPES = {
+    "user_row": np.int32,
+    "item_row": np.int32,
+    "time": np.int64,
+    "label": np.float32,
+    "weight": np.float32,
+    "rating": np.float32,
+}
 
 
 def infer_log_columns(
@@ -122,7 +138,20 @@ def settle_time(
     return settled
 
 
-def number_ids(
+def number_known(
+    connection: duckdb.DuckDBPyConnection, who: str, entities: tuple[Table, str]
+) -> None:
+    """Make the table ``<who> rows`` (id, row) of those who are in their own table."""
+    table, name = entities
+    own = id_sql(name, table.types[name])
+    sql = (
+        f"CREATE OR REPLACE TEMP TABLE {quote(f'{who} rows')} AS SELECT {own} AS id, "
+        f"CAST(row_number() OVER () AS INTEGER) AS row FROM {table.name}"
+    )
+    engine.rows(connection, sql, who)
+
+
+def number_all(
     connection: duckdb.DuckDBPyConnection,
     who: str,
     entities: tuple[Table, str] | None,
@@ -131,7 +160,7 @@ def number_ids(
     *,
     drop: bool,
 ) -> list[str]:
-    """Make the table ``<who> rows`` (id, row); say who is only in the interactions.
+    """The same with those who are only in the interactions behind; says who they are.
 
     Args:
         entities: the users or items table and the name of its id.
@@ -141,7 +170,6 @@ def number_ids(
     met = " UNION ALL ".join(
         f"SELECT {id_sql(column, log.types[column])} AS id FROM {log.name}" for log in logs
     )
-    orphans = f"SELECT id, count(*) AS times FROM ({met}) GROUP BY id"
     parts = []
     if entities is not None:
         table, name = entities
@@ -149,12 +177,13 @@ def number_ids(
         parts.append(
             f"SELECT {own} AS id, 0 AS part, row_number() OVER () AS place FROM {table.name}"
         )
-        orphans = (
-            f"FROM ({orphans}) ANTI JOIN (SELECT {own} AS id FROM {table.name}) USING (id)"
-        )
+        met = f"FROM ({met}) ANTI JOIN (SELECT {own} AS id FROM {table.name}) USING (id)"
+    orphans = quote(f"{who} orphans")
+    grouped = f"SELECT id, count(*) AS times FROM ({met}) GROUP BY id"
+    engine.rows(connection, f"CREATE OR REPLACE TEMP TABLE {orphans} AS {grouped}", who)
     if entities is None or not drop:
         parts.append(
-            f"SELECT id, 1 AS part, row_number() OVER (ORDER BY id) AS place FROM ({orphans})"
+            f"SELECT id, 1 AS part, row_number() OVER (ORDER BY id) AS place FROM {orphans}"
         )
     sql = (
         f"CREATE OR REPLACE TEMP TABLE {quote(f'{who} rows')} AS SELECT id, "
@@ -164,7 +193,7 @@ def number_ids(
     engine.rows(connection, sql, who)
     if entities is None:
         return []
-    counts = f"SELECT count(*), min(id), CAST(sum(times) AS BIGINT) FROM ({orphans})"
+    counts = f"SELECT count(*), min(id), CAST(sum(times) AS BIGINT) FROM {orphans}"
     count, first, times = engine.rows(connection, counts, who)[0]
     if not count:
         return []
@@ -175,13 +204,11 @@ def number_ids(
     ]
 
 
-def read_log(
-    log: Table, columns: Mapping[str, Column], config: DataConfig, notes: list[str]
-) -> Interactions:
-    """One table's interactions, oldest first; ``user rows`` and ``item rows`` must be there.
+def join(log: Table, columns: Mapping[str, Column], config: DataConfig) -> int:
+    """Make the table of a log's rows by number; ``user rows`` and ``item rows`` must be there.
 
-    Raises:
-        DataError: no interaction is left.
+    Returns:
+        How many there are: fewer than the log's own where an id has no row.
     """
     by_kind = {column.kind: column for column in columns_of(log, columns).values()}
     sql = (
@@ -190,29 +217,70 @@ def read_log(
         'JOIN "user rows" AS u ON log.user_id = u.id '
         'JOIN "item rows" AS i ON log.item_id = i.id'
     )
-    values = engine.arrays(log.engine, sql, log.source)
-    num_rows = len(values["place"])
+    made = _joined(log)
+    engine.rows(log.engine, f"CREATE OR REPLACE TEMP TABLE {made} AS {sql}", log.source)
+    count: int = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
+    return count
+
+
+def _joined(log: Table) -> str:
+    return quote(f"{log.name} by rows")
+
+
+def read_log(
+    log: Table, config: DataConfig, notes: list[str], into: Path | None = None
+) -> Interactions:
+    """One table's interactions, oldest first, of which ``join`` made a table.
+
+    Args:
+        into: the folder for arrays that stay on the disk; None for memory.
+
+    Raises:
+        DataError: no interaction is left.
+    """
+    values = _in_order_of_rows(log, into)
+    num_rows = len(values["user_row"])
     if num_rows == 0:
         raise DataError(f"{log.source}: no interaction is left after dropping orphans")
-    # The engine joins in parallel and promises no order.
-    times = np.asarray(values["time"], np.int64) if "time" in values else None
-    order = np.lexsort([values["place"], *([] if times is None else [times])])
-
-    def floats(name: str) -> np.ndarray | None:
-        if name not in values:
-            return None
-        return np.ma.filled(values[name].astype(np.float32), np.nan)[order]
-
-    labels = floats("label")
     interactions = Interactions(
-        values["user_row"][order].astype(np.int32),
-        values["item_row"][order].astype(np.int32),
-        np.ones(num_rows, np.float32) if labels is None else labels,
-        None if times is None else times[order],
-        floats("weight"),
-        floats("rating"),
+        values["user_row"],
+        values["item_row"],
+        values.get("label", likes(num_rows)),
+        values.get("time"),
+        values.get("weight"),
+        values.get("rating"),
     )
+    if interactions.times is not None and not is_ascending(interactions.times):
+        interactions = interactions.take(np.argsort(interactions.times, kind="stable"))
     return _keep_last(interactions, log, notes) if config.duplicates == "last" else interactions
+
+
+def _in_order_of_rows(log: Table, into: Path | None) -> dict[str, np.ndarray]:
+    """The joined rows, each put back where it stood in the log, a block of them at a time.
+
+    The engine joins in parallel and promises no order.
+    """
+    made = _joined(log)
+    described = engine.rows(log.engine, f"DESCRIBE {made}", log.source)
+    names = [name for name, *_ in described if name != "place"]
+    values = {name: room_for(log.num_rows, _TYPES[name], into) for name in names}
+    count = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
+    is_there = np.zeros(log.num_rows if count < log.num_rows else 0, bool)
+    for part in blocks(count):
+        piece = f"FROM {made} WHERE rowid >= {part.start} AND rowid < {part.stop}"
+        found = engine.arrays(log.engine, piece, log.source)
+        places = np.ma.getdata(found["place"]) - 1
+        if len(is_there):
+            is_there[places] = True
+        for name in names:
+            column = found[name]
+            if values[name].dtype == np.float32:
+                column = np.ma.filled(column.astype(np.float32), np.nan)
+            values[name][places] = column
+    engine.rows(log.engine, f"DROP TABLE {made}", log.source)
+    if not len(is_there):
+        return values
+    return {name: chosen(column, is_there) for name, column in values.items()}
 
 
 def _wanted(by_kind: Mapping[Kind, Column], config: DataConfig) -> str:
@@ -220,7 +288,7 @@ def _wanted(by_kind: Mapping[Kind, Column], config: DataConfig) -> str:
     wanted = {
         "user_id": id_sql(user.name, user.sql_type),
         "item_id": id_sql(item.name, item.sql_type),
-        "place": "row_number() OVER ()",
+        "place": "CAST(row_number() OVER () AS UINTEGER)",
     }
     for kind in ("label", "weight", "rating"):
         if kind in by_kind:
@@ -237,13 +305,12 @@ def _wanted(by_kind: Mapping[Kind, Column], config: DataConfig) -> str:
 
 
 def _keep_last(interactions: Interactions, log: Table, notes: list[str]) -> Interactions:
-    pairs = interactions.user_rows.astype(np.int64) << 32 | interactions.item_rows
-    _, last = np.unique(pairs[::-1], return_index=True)
-    repeated = len(pairs) - len(last)
+    is_last = is_last_of_pair(interactions.user_rows, interactions.item_rows)
+    repeated = len(is_last) - int(np.count_nonzero(is_last))
     if not repeated:
         return interactions
     notes.append(
         f"{log.short}: {repeated:,} rows repeat a user and an item; only the last of each pair "
         "counts"
     )
-    return interactions.take(np.sort(len(pairs) - 1 - last))
+    return interactions.take(is_last)

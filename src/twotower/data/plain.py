@@ -64,6 +64,8 @@ def moment_sql(column: Column) -> str:
     if not is_number(column.sql_type):
         if column.sql_type == "VARCHAR" and pattern:
             return f"epoch_us(try_strptime({sql}, {literal(pattern)}))"
+        if column.sql_type == "TIMESTAMP":
+            return f"epoch_us({sql})"
         # With a zone, lest "+02:00" be read and dropped; the engine is in UTC.
         return f"epoch_us(TRY_CAST({sql} AS TIMESTAMPTZ))"
     times, by = _MICROSECONDS[pattern or "s"]
@@ -97,8 +99,11 @@ def plain_values(column: Column, values: np.ndarray) -> Values:
             vectors[row] = data[row]
         return vectors
     plain = np.empty(len(data), dtype=object)
-    for row in np.flatnonzero(~missing):
-        plain[row] = data[row].tolist() if column.kind == "list" else data[row]
+    if column.kind == "list":
+        for row in np.flatnonzero(~missing):
+            plain[row] = data[row].tolist()
+    else:
+        np.copyto(plain, data, where=~missing)
     return plain
 
 

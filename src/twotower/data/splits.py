@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twotower.config import DataConfig, SplitName
+from twotower.data.arrays import is_ascending, order_of, rows_met
 from twotower.data.interactions import Interactions
 from twotower.data.tables import Dataset
 from twotower.errors import DataError
@@ -98,8 +99,8 @@ def cut(
         What is kept and what is held out, each in the order it had.
     """
     if name == "time":
-        held = _latest(interactions, fraction)
-    elif name == "leave_last":
+        return _by_time(interactions, fraction)
+    if name == "leave_last":
         held = _last_of_each_user(interactions)
     elif name == "random_per_user":
         held = _random_of_each_user(interactions, fraction, rng)
@@ -114,13 +115,16 @@ def cut(
     return interactions.take(~held), interactions.take(held)
 
 
-def _latest(interactions: Interactions, fraction: float) -> np.ndarray:
-    """All that happened from one moment on, so that the same moment is never on both sides."""
+def _by_time(interactions: Interactions, fraction: float) -> tuple[Interactions, Interactions]:
+    """Hold out all from one moment on, so that the same moment is never on both sides."""
     times = interactions.times
     assert times is not None
-    moment = np.sort(times)[min(int((1 - fraction) * len(times)), len(times) - 1)]
-    held: np.ndarray = times >= moment
-    return held
+    place = min(int((1 - fraction) * len(times)), len(times) - 1)
+    if is_ascending(times):
+        place = int(np.searchsorted(times, times[place]))
+        return interactions.take(slice(0, place)), interactions.take(slice(place, None))
+    held = times >= np.partition(times, place)[place]
+    return interactions.take(~held), interactions.take(held)
 
 
 def _rank_from_last(user_rows: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -133,10 +137,8 @@ def _rank_from_last(user_rows: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _last_of_each_user(interactions: Interactions) -> np.ndarray:
-    keys = [interactions.user_rows]
-    if interactions.times is not None:
-        keys.insert(0, interactions.times)
-    rank = _rank_from_last(interactions.user_rows, np.lexsort(keys))
+    order = order_of(interactions.user_rows, interactions.times)
+    rank = _rank_from_last(interactions.user_rows, order)
     several = np.bincount(interactions.user_rows)[interactions.user_rows] > 1
     held: np.ndarray = (rank == 0) & several
     return held
@@ -146,7 +148,7 @@ def _random_of_each_user(
     interactions: Interactions, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
     users = interactions.user_rows
-    rank = _rank_from_last(users, np.lexsort([rng.random(len(users)), users]))
+    rank = _rank_from_last(users, order_of(users, rng.random(len(users))))
     counts = np.bincount(users)
     # A user with few rows gives one now and then, so that the share is right over all users.
     quota = np.floor(fraction * counts + rng.random(len(counts)))
@@ -156,9 +158,12 @@ def _random_of_each_user(
 
 
 def _all_of_some(rows: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    there = np.unique(rows)
+    there = rows_met(rows)
     chosen = rng.choice(there, size=max(1, round(fraction * len(there))), replace=False)
-    return np.isin(rows, chosen)
+    is_chosen = np.zeros(int(there[-1]) + 1, bool)
+    is_chosen[chosen] = True
+    held: np.ndarray = is_chosen[rows]
+    return held
 
 
 def _require(kept: Interactions, held: Interactions, name: str, part: str, source: str) -> None:

@@ -10,26 +10,31 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from twotower.config import DataConfig, Kind
-from twotower.data import engine
+from twotower.data import engine, kept
 from twotower.data.checks import check_ids, check_interactions, check_same_type
-from twotower.data.engine import Table
+from twotower.data.engine import Table, quote
 from twotower.data.entities import Entities, id_column, infer_columns, read_entities
 from twotower.data.facts import TableFacts, look
 from twotower.data.interactions import Interactions
+from twotower.data.kept import Kept
 from twotower.data.locate import Located, locate, where
 from twotower.data.logs import (
     columns_of,
     infer_log_columns,
-    number_ids,
+    join,
+    number_all,
+    number_known,
     read_log,
     settle_time,
 )
-from twotower.data.schema import GUESSED, Column, ColumnFacts
+from twotower.data.memory import bytes_to_read, require_room_to_read
+from twotower.data.schema import GUESSED, Column, ColumnFacts, is_number
 from twotower.errors import DataError, join_mistakes
 
 
@@ -74,7 +79,13 @@ class _Side:
     facts: Mapping[str, ColumnFacts]
 
 
-def read(source: Any, config: DataConfig | None = None) -> Dataset:
+def read(
+    source: Any,
+    config: DataConfig | None = None,
+    beside: Path | None = None,
+    *,
+    enough: int = kept.ENOUGH,
+) -> Dataset:
     """Read and check a data set.
 
     Args:
@@ -82,6 +93,8 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
             and perhaps ``users`` and ``items``, each a path or a polars, pandas or pyarrow
             table.
         config: paths, kinds of columns and rules that differ from the defaults.
+        beside: the folder where interactions of files are kept, and found again, when there
+            are ``enough`` of them; None keeps all in memory.
 
     Raises:
         DataError: something is missing or wrong; all that was found is in the message.
@@ -105,7 +118,12 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
                 "place alone; if it is another, declare them under data.columns.interactions"
             )
     columns = settle_time(columns, logs, declared, notes)
-    for log in logs.values():
+    place: Path | None = None
+    found: Kept | None = None
+    if beside is not None and sum(log.num_rows for log in logs.values()) >= enough:
+        place = kept.place_for(beside, located, config)
+        found = None if place is None else kept.find(place)
+    for log in logs.values() if found is None else ():
         mistakes += check_interactions(log, columns_of(log, columns), config.rating_threshold)
     if items is None:
         items = _find_items(connection, located.others, user_column, item_column)
@@ -113,18 +131,24 @@ def read(source: Any, config: DataConfig | None = None) -> Dataset:
     item_side, also = _check_side(items, logs, item_column, config.columns.get("items", {}))
     if mistakes := list(dict.fromkeys(mistakes + wrong + also)):
         raise DataError(join_mistakes(where(source), mistakes))
+    sides = {"user": (user_side, user_column), "item": (item_side, item_column)}
+    _require_room(sides, logs, where(source), config, is_kept=place is not None)
+    if found is not None:
+        _number(connection, sides, logs, config, has_orphans=found.has_orphans)
+    elif place is None:
+        found = _read_logs(connection, sides, logs, columns, config, None)
+    else:
+        with kept.workroom(place) as work:
+            found = kept.keep(place, _read_logs(connection, sides, logs, columns, config, work))
     return Dataset(
         source=where(source),
         user_column=user_column,
         item_column=item_column,
-        users=_read_side(connection, "user", user_side, logs, user_column, config, notes),
-        items=_read_side(connection, "item", item_side, logs, item_column, config, notes),
-        interactions={
-            "all" if name == "interactions" else name: read_log(log, columns, config, notes)
-            for name, log in logs.items()
-        },
+        users=_read_side(connection, "user", user_side),
+        items=_read_side(connection, "item", item_side),
+        interactions=found.interactions,
         columns=columns,
-        notes=tuple(notes),
+        notes=(*notes, *found.notes),
         tables=_look_at(user_side, item_side, logs, columns),
     )
 
@@ -182,18 +206,94 @@ def _check_side(
     return _Side(table, own, columns, facts), mistakes
 
 
-def _read_side(
-    connection: duckdb.DuckDBPyConnection,
-    who: str,
-    side: _Side,
+def _require_room(
+    sides: Mapping[str, tuple[_Side, str]],
     logs: Mapping[str, Table],
-    log_column: str,
+    source: str,
     config: DataConfig,
-    notes: list[str],
-) -> Entities:
-    named = None if side.table is None else (side.table, side.id_column)
-    drop = config.orphans == "drop"
-    notes += number_ids(connection, who, named, list(logs.values()), log_column, drop=drop)
+    *,
+    is_kept: bool,
+) -> None:
+    num_ids, num_cells, has_texts = {}, 0, False
+    for who, (side, column) in sides.items():
+        has_texts |= any(not is_number(log.types[column]) for log in logs.values())
+        if side.table is None:
+            counts = [
+                log.value(f"approx_count_distinct({quote(column)})") for log in logs.values()
+            ]
+            num_ids[f"{who}s"] = max(counts)
+        else:
+            num_ids[f"{who}s"] = side.table.num_rows
+            used = sum(each.kind != "ignore" for each in side.columns.values())
+            num_cells += side.table.num_rows * used
+    parts = bytes_to_read(
+        num_interactions=0 if is_kept else sum(log.num_rows for log in logs.values()),
+        num_ids=num_ids,
+        num_cells=num_cells,
+        has_text_ids=has_texts,
+    )
+    require_room_to_read(source, parts, config)
+
+
+def _number_rows(
+    connection: duckdb.DuckDBPyConnection,
+    sides: Mapping[str, tuple[_Side, str]],
+    logs: Mapping[str, Table],
+    columns: Mapping[str, Column],
+    config: DataConfig,
+) -> list[str]:
+    """Make the tables of ids and rows, and those of the logs by rows; says who had no table.
+
+    That somebody is in a log alone shows when the join leaves rows out: mostly none is.
+    """
+    every = list(logs.values())
+    _number(connection, sides, logs, config, has_orphans=False)
+    counts = [join(log, columns, config) for log in every]
+    if counts == [log.num_rows for log in every]:
+        return []
+    notes = _number(connection, sides, logs, config, has_orphans=True)
+    for log in every:
+        join(log, columns, config)
+    return notes
+
+
+def _number(
+    connection: duckdb.DuckDBPyConnection,
+    sides: Mapping[str, tuple[_Side, str]],
+    logs: Mapping[str, Table],
+    config: DataConfig,
+    *,
+    has_orphans: bool,
+) -> list[str]:
+    """Make the tables of ids and rows; says who had no table of their own, if that is known."""
+    drop, every, notes = config.orphans == "drop", list(logs.values()), list[str]()
+    for who, (side, column) in sides.items():
+        named = None if side.table is None else (side.table, side.id_column)
+        if named is None or has_orphans:
+            notes += number_all(connection, who, named, every, column, drop=drop)
+        else:
+            number_known(connection, who, named)
+    return notes
+
+
+def _read_logs(
+    connection: duckdb.DuckDBPyConnection,
+    sides: Mapping[str, tuple[_Side, str]],
+    logs: Mapping[str, Table],
+    columns: Mapping[str, Column],
+    config: DataConfig,
+    into: Path | None,
+) -> Kept:
+    notes = _number_rows(connection, sides, logs, columns, config)
+    has_orphans = bool(notes)
+    interactions = {
+        "all" if name == "interactions" else name: read_log(log, config, notes, into)
+        for name, log in logs.items()
+    }
+    return Kept(interactions, tuple(notes), has_orphans)
+
+
+def _read_side(connection: duckdb.DuckDBPyConnection, who: str, side: _Side) -> Entities:
     return read_entities(connection, who, side.table, side.id_column, side.columns)
 
 

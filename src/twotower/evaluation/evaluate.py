@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from twotower.data.arrays import distinct, rows_met
 from twotower.data.interactions import Histories, Interactions
 from twotower.evaluation.intervals import bootstrap_means, paired_difference
 from twotower.evaluation.metrics import (
@@ -23,6 +24,7 @@ from twotower.evaluation.metrics import (
     popularity_bias,
 )
 from twotower.retrieval.index import top_k
+from twotower.training.sampling import PositivePairs
 
 # Below this many users an interval is so wide that a comparison says nothing.
 FEW_USERS = 200
@@ -57,21 +59,24 @@ class HeldOut:
         return HeldOut(self.user_rows[places], self.items[part], owners, self.is_warm[places])
 
 
-def held_out(positives: Interactions, seen: Histories) -> HeldOut:
-    """Group held-out positives by user; a pair that was seen already can not be held out."""
-    order = np.lexsort([positives.item_rows, positives.user_rows])
-    users, items = positives.user_rows[order], positives.item_rows[order]
-    rows = np.unique(users)
-    known_items, known_owners = seen.pack(rows)
-    width = int(max(items.max(initial=0), known_items.max(initial=0))) + 1
-    owners = np.searchsorted(rows, users)
-    pairs = np.unique(owners.astype(np.int64) * width + items)
-    pairs = np.setdiff1d(pairs, known_owners * width + known_items)
-    kept = np.unique(pairs // width)
-    owners = np.searchsorted(kept, pairs // width)
+def held_out(
+    positives: Interactions, seen: Histories, known: PositivePairs | None = None
+) -> HeldOut:
+    """Group held-out positives by user; a pair that was seen already can not be held out.
+
+    Args:
+        known: the pairs of ``seen``, where somebody has them already.
+    """
+    items = positives.item_rows
+    width = int(max(items.max(initial=0), seen.items.max(initial=0))) + 1
+    pairs = distinct(positives.user_rows.astype(np.int64) * width + items)
+    known = known or PositivePairs.of(seen, num_items=width)
+    users, items = np.divmod(pairs, width)
+    is_new = ~known.contain(users, items)
+    users, items = users[is_new], items[is_new]
+    chosen = rows_met(users)
     lengths = seen.lengths()
-    chosen = rows[kept].astype(np.int64)
-    return HeldOut(chosen, pairs % width, owners, lengths[chosen] > 0)
+    return HeldOut(chosen, items, np.searchsorted(chosen, users), lengths[chosen] > 0)
 
 
 def rank(

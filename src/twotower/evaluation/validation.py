@@ -169,11 +169,13 @@ def validation(parts: Split, config: Config) -> Validation:
     num_users = int(max(parts.train.user_rows.max(), parts.val.user_rows.max()))
     num_items = int(max(parts.train.item_rows.max(), parts.val.item_rows.max()))
     seen = histories(parts.train, num_users=num_users)
+    known = PositivePairs.of(seen, num_items=num_items)
     pairs = parts.val
     liked = pairs.labels > 0.5
     if liked.all():
-        pairs = _with_others(pairs, parts, num_items, config.training.seed)
-    held = ev.held_out(parts.val.positives(), seen)
+        every = known.and_of(histories(pairs, num_users=num_users))
+        pairs = _with_others(pairs, every, num_items, config.training.seed)
+    held = ev.held_out(parts.val.positives(), seen, known)
     if held.is_warm.sum() >= _ENOUGH_WARM:
         held = held.only(np.flatnonzero(held.is_warm))
     if len(held) > _MOST_USERS:
@@ -192,10 +194,8 @@ def validation(parts: Split, config: Config) -> Validation:
 
 
 def _with_others(
-    positives: Interactions, parts: Split, num_items: int, seed: int
+    positives: Interactions, known: PositivePairs, num_items: int, seed: int
 ) -> Interactions:
-    every = parts.train.followed_by(parts.val)
-    known = PositivePairs(every.user_rows, every.item_rows, num_items=num_items)
     rng = np.random.default_rng([seed, 4])
     drawn = uniform_negatives(positives.user_rows, known, num_items=num_items, rng=rng)
     others = replace(

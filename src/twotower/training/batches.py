@@ -102,7 +102,7 @@ def pointwise(
         side_by_side: up to so many rows of a user follow one another, which a tower that
             encodes each user of a batch once finishes the sooner.
     """
-    for rows in _cut(_in_runs(interactions.user_rows, side_by_side, rng), batch_size):
+    for rows in _in_batches(interactions.user_rows, side_by_side, batch_size, rng):
         yield PairBatch(
             interactions.user_rows[rows].astype(np.int64),
             interactions.item_rows[rows].astype(np.int64),
@@ -177,13 +177,39 @@ def whole_users(
             yield UserBatch(users, items.astype(np.int64), offsets_of(counts))
 
 
-def _shuffled(count: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    return _cut(rng.permutation(count), batch_size)
-
-
 def _cut(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def _in_batches(
+    owners: np.ndarray, most: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """All rows in random order; where they lie on the disk, a part of them after another."""
+    if not isinstance(owners, np.memmap):
+        yield from _cut(_in_runs(owners, most, rng), batch_size)
+        return
+    rest = np.empty(0, np.int64)
+    for rows in shuffled_pieces(len(owners), rng):
+        order = np.concatenate([rest, rows[_in_runs(owners[rows], most, rng)]])
+        whole = len(order) - len(order) % batch_size
+        yield from _cut(order[:whole], batch_size)
+        rest = order[whole:]
+    if len(rest):
+        yield rest
+
+
+def shuffled_pieces(
+    size: int, rng: np.random.Generator, *, piece: int = 1 << 14, held: int = 1 << 8
+) -> Iterator[np.ndarray]:
+    """The rows 0 to ``size``, in pieces of neighbours; ``held`` pieces from anywhere together.
+
+    A disk reads neighbours in one go, and in memory is what is held.
+    """
+    starts = rng.permutation(-(-size // piece)) * piece
+    for first in range(0, len(starts), held):
+        chosen = starts[first : first + held]
+        yield np.concatenate([np.arange(at, min(at + piece, size)) for at in chosen])
 
 
 def _in_runs(owners: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

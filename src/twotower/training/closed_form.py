@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from twotower.data.arrays import distinct
 from twotower.data.interactions import Interactions
 from twotower.model.two_tower import TwoTower
 
@@ -32,7 +33,7 @@ def item_table(
     A pair met several times counts once. Columns beyond the number of singular values are zero.
     """
     keys = positives.user_rows.astype(np.int64) * (num_items + 1) + positives.item_rows
-    users, items = np.divmod(np.unique(keys), num_items + 1)
+    users, items = np.divmod(distinct(keys), num_items + 1)
     user_scale = _root_of_counts(users, num_users + 1)
     item_scale = _root_of_counts(items, num_items + 1)
     matrix = torch.sparse_coo_tensor(

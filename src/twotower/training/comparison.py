@@ -31,7 +31,7 @@ class Comparison:
 
     Attributes:
         liked: of each user what is no other.
-        num_liked: of each user how many items that is.
+        num_liked: of each user how many items that is, where the loss is said of each row.
         rows: vectors of the batch's users and of all items that were encoded.
         shared: the sampled items that all rows share; None where there are none.
     """
@@ -40,7 +40,7 @@ class Comparison:
     config: TrainingConfig
     negatives: Negatives
     liked: Histories
-    num_liked: Int64[np.ndarray, " U1"]
+    num_liked: Int64[np.ndarray, " U1"] | None
     batch: Batch
     rows: Encoded
     shared: Shared | None
@@ -106,6 +106,7 @@ class Comparison:
             vectors = self.rows.items.index_select(0, self.rows.places(columns))
         if isinstance(batch, PairBatch):
             hit_rows, hit_columns = map(self._tensor, self._hits(columns))
+            assert self.num_liked is not None
             num_liked = self.num_liked[batch.user_rows]
         else:
             is_hit = self._is_hit(np.arange(len(batch)))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from twotower.config import Config
+from twotower.data.arrays import rows_met
 from twotower.data.entities import Entities
 from twotower.data.features import (
     Encoders,
@@ -121,7 +122,7 @@ def _encode(
     entities: Entities, rows: np.ndarray, config: Config, device: torch.device
 ) -> tuple[Encoders, FeatureTable, np.ndarray]:
     """Encoders fitted on who was met, everybody's features, and (N + 1,) who was met."""
-    met = np.unique(rows)
+    met = rows_met(rows)
     is_met = np.zeros(len(entities) + 1, bool)
     is_met[met] = True
     fitted = fit_encoders(entities, met, config.model)

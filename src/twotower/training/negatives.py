@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from twotower.config import NegativesFrom
+from twotower.data.arrays import counts_of
 from twotower.data.interactions import Histories, Interactions
 
 
@@ -207,8 +208,8 @@ def negatives_of(
         most_items: where a basket is a user, how many of the user's items it holds at most;
             None where it is one row.
     """
-    met = np.unique(positives.item_rows).astype(np.int64)
-    share = np.bincount(positives.item_rows, minlength=num_items + 1) / len(positives)
+    counts = counts_of(positives.item_rows, num_items + 1)
+    met, share = np.flatnonzero(counts), counts / len(positives)
     chance, rate = np.zeros(num_items + 1), share
     if source == "popularity":
         chance = share

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from twotower.config import Loss, TrainingConfig
+from twotower.data.arrays import is_last_of_pair
 from twotower.data.features import FeatureTable
 from twotower.data.interactions import Histories, Interactions, histories
 from twotower.errors import DataError
@@ -39,7 +41,6 @@ class Objective:
         users, items: feature tables, row 0 included, on the model's device.
         train: all training interactions.
         liked: each user's positives, oldest first; each once where users come whole.
-        num_liked: of each user how many items.
         negatives: where others come from.
         history_length: how many of the last items a history holds.
         is_by_features: that users have neither an id of their own nor a history.
@@ -53,10 +54,7 @@ class Objective:
     items: FeatureTable
     train: Interactions
     liked: Histories
-    num_liked: np.ndarray
     positives: Interactions
-    disliked: Histories
-    known: PositivePairs
     negatives: Negatives
     history_length: int
     is_by_features: bool
@@ -72,6 +70,24 @@ class Objective:
     def met(self) -> np.ndarray:
         """Item rows that somebody liked, ascending."""
         return self.negatives.met
+
+    # What not every loss needs is made when one does.
+
+    @cached_property
+    def known(self) -> PositivePairs:
+        """All pairs that are liked."""
+        return PositivePairs.of(self.liked, num_items=self.num_items)
+
+    @cached_property
+    def num_liked(self) -> np.ndarray:
+        """Of each user how many items."""
+        return self.known.of_each_user(len(self.users))
+
+    @cached_property
+    def disliked(self) -> Histories:
+        """What each user disliked."""
+        others = self.train.take(self.train.labels <= 0.5)
+        return histories(others, num_users=len(self.users) - 1)
 
     def windows(self, model: TwoTower, epoch: int) -> np.ndarray | None:
         """Of each user what hard negatives are drawn from; None in an epoch without."""
@@ -162,17 +178,18 @@ class Objective:
                 batch.negatives, batch.items, batch.owners(), batch.memory
             )
         rows = self._encode(model, batch, shared, described)
+        is_by_row = self.loss not in SOFTMAX or batch.hard is not None
         beside = Comparison(
             self.loss,
             self.config,
             self.negatives,
             self.liked,
-            self.num_liked,
+            self.num_liked if is_by_row else None,
             batch,
             rows,
             shared,
         )
-        if self.loss not in SOFTMAX or batch.hard is not None:
+        if is_by_row:
             loss = beside.of_rows(row_loss_of(model, self.config, self.loss))
         else:
             loss = beside.of_all_items() if shared is None else beside.of_samples()
@@ -264,8 +281,8 @@ def make_objective(
     """
     num_users, num_items = len(users) - 1, len(items) - 1
     positives = train.positives()
-    disliked = train.take(train.labels <= 0.5)
-    _require_learnable(loss, config, positives, disliked, num_items)
+    has_dislikes = len(positives) < len(train)
+    _require_learnable(loss, config, positives, num_items, has_dislikes=has_dislikes)
     if train.weights is not None and not train.weights.any():
         raise DataError(
             "the weights in train are all 0: nothing counts; mend that column or declare it "
@@ -283,10 +300,7 @@ def make_objective(
         items=items,
         train=train,
         liked=liked,
-        num_liked=_num_liked(positives, num_users),
         positives=positives,
-        disliked=histories(disliked, num_users=num_users),
-        known=PositivePairs(positives.user_rows, positives.item_rows, num_items=num_items),
         negatives=negatives_of(
             source,
             count,
@@ -311,8 +325,9 @@ def _require_learnable(
     loss: Loss,
     config: TrainingConfig,
     positives: Interactions,
-    disliked: Interactions,
     num_items: int,
+    *,
+    has_dislikes: bool,
 ) -> None:
     if len(positives) == 0:
         raise DataError(
@@ -324,7 +339,7 @@ def _require_learnable(
             "the items: there is only one, which leaves nothing to choose from; bring "
             "interactions with several"
         )
-    if config.negatives_from == "labels" and len(disliked) == 0:
+    if config.negatives_from == "labels" and not has_dislikes:
         raise DataError(
             f"the labels in train are all 1, and training.loss {loss!r} needs dislikes too; "
             "set data.rating_threshold, or use loss 'softmax' or 'auto', or negatives_from "
@@ -332,17 +347,7 @@ def _require_learnable(
         )
 
 
-def _num_liked(positives: Interactions, num_users: int) -> np.ndarray:
-    """Of each user row how many items are liked, each once."""
-    pairs = np.unique(np.stack([positives.user_rows, positives.item_rows]), axis=1)
-    return np.bincount(pairs[0], minlength=num_users + 1)
-
-
 def _distinct(positives: Interactions) -> Interactions:
     """Each pair once, where it was met last: an item must not be found from itself."""
-    keys = [positives.item_rows, positives.user_rows]
-    order = np.lexsort(keys if positives.times is None else [positives.times, *keys])
-    users, items = positives.user_rows[order], positives.item_rows[order]
-    is_last = np.ones(len(order), bool)
-    is_last[:-1] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
-    return positives.take(np.sort(order[is_last]))
+    kept = is_last_of_pair(positives.user_rows, positives.item_rows, positives.times)
+    return positives if kept.all() else positives.take(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from twotower.config import Config, ModelConfig
+from twotower.data.arrays import rows_met
 from twotower.data.encoders import fit_encoder
 from twotower.data.entities import Entities
 from twotower.data.interactions import Interactions
@@ -143,14 +144,14 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
 def _temperature(train: Interactions) -> float:
     """By which a score of 0.75 makes an average user's items as likely as all that score 0."""
     positives = train.positives()
-    num_items = len(np.unique(positives.item_rows))
+    num_items = len(rows_met(positives.item_rows))
     sparseness = num_items / max(_rows_each(positives.user_rows), 1.0)
     return float(0.75 / np.log(max(sparseness, np.exp(2.0))))
 
 
 def tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:
     """Whether a feature differs among those who were met."""
-    met = np.unique(rows) - 1
+    met = rows_met(rows) - 1
     return any(
         fit_encoder(entities.columns[name], values[met], model) is not None
         for name, values in entities.values.items()
@@ -158,4 +159,4 @@ def tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> 
 
 
 def _rows_each(rows: np.ndarray) -> float:
-    return len(rows) / max(len(np.unique(rows)), 1)
+    return len(rows) / max(len(rows_met(rows)), 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from twotower.config import Config
+from twotower.data.arrays import blocks
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
 
@@ -63,7 +64,9 @@ def digest(dataset: Dataset) -> str:
     for name, part in sorted(dataset.interactions.items()):
         total.update(name.encode())
         for array in (part.user_rows, part.item_rows, part.labels, part.times, part.weights):
-            total.update(b"" if array is None else _bytes(array))
+            if array is not None:
+                for rows in blocks(len(array)):
+                    total.update(_bytes(array[rows]))
     for entities in (dataset.users, dataset.items):
         total.update(_bytes(entities.ids))
         for name, values in sorted(entities.values.items()):
