@@ -2,7 +2,7 @@
 
     python -m benchmarks [NAME ...] [--into FILE]
 
-Holdout needs public data sets (``TWOTOWER_DATA``) and is left out where there are none.
+Holdout needs public data sets (``TWOTOWER_DATA``), serving needs wrk; else they are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ COMMANDS = {
     "fitting": ["fitting"],
     "lab_scores": ["lab_scores"],
     "lab_throughput": ["lab_throughput"],
+    "serving": ["serving"],
     "holdout": ["holdout", "--seeds", "42", "43"],
 }
 
@@ -59,6 +61,9 @@ def main() -> None:
     for name in given.names:
         if name == "holdout" and "TWOTOWER_DATA" not in os.environ:
             print("holdout: left out, TWOTOWER_DATA is not set", file=sys.stderr)
+            continue
+        if name == "serving" and shutil.which("wrk") is None:
+            print("serving: left out, wrk is not installed", file=sys.stderr)
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         parts.append(f"## {name}\n\n{measure(COMMANDS[name])}")

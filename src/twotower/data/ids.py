@@ -41,8 +41,22 @@ class Ids:
         if isinstance(ids, np.ndarray) and ids.dtype == np.int64:
             return self._rows_of_numbers(ids)
         numbers = [as_number(i) for i in ids]
+        if not numbers:
+            return np.empty(0, np.int64)
         found = self._rows_of_numbers(np.array([n or 0 for n in numbers], np.int64))
-        return np.where([n is None for n in numbers], 0, found) if numbers else found
+        return np.where([n is None for n in numbers], 0, found)
+
+    def row(self, identity: Any) -> int:
+        """The row of one id, or 0: ``rows`` without what arrays of one cost."""
+        if not self.are_numbers:
+            return self._row_of.get(str(identity), 0)
+        number = as_number(identity)
+        if number is None:
+            return 0
+        order, in_order = self._sorted
+        place = int(in_order.searchsorted(number))
+        is_there = place < len(order) and in_order[place] == number
+        return int(order[place]) + 1 if is_there else 0
 
     def _rows_of_numbers(self, numbers: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
         if len(self.values) == 0:

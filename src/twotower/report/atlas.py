@@ -24,7 +24,7 @@ def atlas(recommender: Recommender, *, most: int = MOST_POINTS) -> dict[str, Any
         Beside these ``colourings``, the first to be shown first; ``num_items`` that there are;
         and ``kept``, the share of nearest neighbours that are neighbours on the map.
     """
-    rows = 1 + np.flatnonzero(recommender.is_candidate().numpy())
+    rows = 1 + np.flatnonzero(recommender.is_candidate.numpy())
     if not len(rows):
         return None
     seed = recommender.config.training.seed

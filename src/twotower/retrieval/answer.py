@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 from twotower.errors import RequestError
 from twotower.retrieval.changes import Recent
 from twotower.retrieval.explain import explained
-from twotower.retrieval.index import top_k
+from twotower.retrieval.index import products, top_k
 from twotower.retrieval.people import Known, look_up, vectors_of
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.rerank import choose
-from twotower.retrieval.wish import Answer, Id, Person, Recommended, Scored, Wish
+from twotower.retrieval.wish import Answer, Id, Person, Recommended, Scored, Why, Wish
 
 # Below this share of items that may be found, only they are searched.
 _FEW = 0.1
@@ -44,27 +45,22 @@ def answer(
     """
     wish = wish or Wish()
     known = [look_up(recommender, person, recent) for person in people]
+    if not known:
+        return []
     search = _Search(recommender, known, wish)
-    lists = search.lists() if known else []
+    lists = search.lists()
+    dials = search.dials.tolist()
+    chances = iter(_chances(recommender, lists, dials))
     answers = []
-    for place, (each, (rows, scores)) in enumerate(zip(known, lists, strict=True)):
-        own = scores - float(search.dials[place]) * recommender.popularity.numpy()[rows]
-        chances = recommender.affinity(own).tolist()
-        why = (
-            explained(recommender, each, rows, scores, float(search.dials[place]))
-            if wish.explain
-            else [None] * len(rows)
-        )
+    for each, (rows, scores), dial in zip(known, lists, dials, strict=True):
+        why: Sequence[Why | None] = [None] * len(rows)
+        if wish.explain:
+            why = explained(recommender, each, rows, scores, dial)
+        own = [None if each.is_nobody else chance for chance in islice(chances, len(rows))]
+        ids = recommender.items.of(rows).tolist()
         items = [
-            Recommended.model_construct(
-                item=item,
-                score=score,
-                affinity=None if each.is_nobody else chance,
-                why=reason,
-            )
-            for item, score, chance, reason in zip(
-                recommender.items.of(rows).tolist(), scores.tolist(), chances, why, strict=True
-            )
+            Recommended.model_construct(item=item, score=score, affinity=chance, why=reason)
+            for item, score, chance, reason in zip(ids, scores.tolist(), own, why, strict=True)
         ]
         answers.append(
             Answer.model_construct(
@@ -75,6 +71,20 @@ def answer(
             )
         )
     return answers
+
+
+def _chances(
+    recommender: Recommender,
+    lists: Sequence[tuple[Int64[np.ndarray, " _"], Float32[np.ndarray, " _"]]],
+    dials: Sequence[float],
+) -> list[float]:
+    """The affinities of all lists, end to end; the popularity dial is no part of them."""
+    own = [
+        scores - dial * recommender.popularity.numpy()[rows] if dial else scores
+        for (rows, scores), dial in zip(lists, dials, strict=True)
+    ]
+    chances: list[float] = recommender.affinity(np.concatenate(own)).tolist()
+    return chances
 
 
 def score_pairs(
@@ -125,18 +135,18 @@ class _Search:
 
     def __init__(self, recommender: Recommender, known: Sequence[Known], wish: Wish) -> None:
         self.recommender, self.known, self.wish = recommender, known, wish
-        self.vectors = vectors_of(recommender, known) if known else torch.empty((0, 0))
-        self.dials = torch.tensor(
-            [wish.popularity or (1.0 if each.is_nobody else 0.0) for each in known]
+        self.vectors = vectors_of(recommender, known)
+        self.dials = np.array(
+            [wish.popularity or (1.0 if each.is_nobody else 0.0) for each in known], np.float32
         )
-        allowed = recommender.is_candidate().numpy()
+        allowed, self.num_allowed = recommender.is_candidate.numpy(), recommender.num_candidates
         if wish.where:
             allowed = allowed & recommender.catalogue.fulfilling(wish.where)
+            self.num_allowed = int(allowed.sum())
         self.groups = [
             (recommender.catalogue.column(name, "at_most").groups, most)
             for name, most in wish.at_most.items()
         ]
-        self.num_allowed = int(allowed.sum())
         is_few = self.num_allowed < _FEW * len(allowed)
         self.rows = np.flatnonzero(allowed) + 1 if is_few else None
         everything = is_few or self.num_allowed == len(allowed)
@@ -144,43 +154,44 @@ class _Search:
 
     def lists(self) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
         """Rows and scores of each person's list."""
-        places = np.arange(len(self.known))
         k = min(self.wish.k, self.num_allowed)
+        everybody = slice(0, len(self.known))
         if not self.groups and self.wish.diversity == 0:
-            return self._best(places, k)
+            return self._best(everybody, k)
         pool = min(max(_SMALLEST_POOL, 5 * k), self.num_allowed)
         lists = []
-        for place, candidates in zip(places, self._best(places, pool), strict=True):
+        for place, candidates in enumerate(self._best(everybody, pool)):
             chosen = self._chosen(*candidates)
             size = pool
             # Quotas may use up a pool; the next one is larger, and the last is all there is.
             while len(chosen[0]) < k and len(candidates[0]) == size < self.num_allowed:
                 size = min(4 * size, self.num_allowed)
-                [candidates] = self._best(np.array([place]), size)
+                [candidates] = self._best(slice(place, place + 1), size)
                 chosen = self._chosen(*candidates)
             lists.append(chosen)
         return lists
 
     def _best(
-        self, places: np.ndarray, k: int
+        self, places: slice, k: int
     ) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
         """The k best for some of the people, by score alone."""
-        items, popularity = self.recommender.item_vectors[1:], self.recommender.popularity[1:]
+        items = self.recommender.item_vectors[1:]
         if self.rows is not None:
-            chosen = torch.from_numpy(self.rows - 1)
-            items, popularity = items[chosen], popularity[chosen]
+            items = self.recommender.item_vectors[torch.from_numpy(self.rows)]
         queries, dials = self.vectors[places], self.dials[places]
         excluded, owners = self._excluded(places)
 
         def scores_of(part: slice) -> Float32[Tensor, "b I"]:
-            scores = queries[part] @ items.T
-            if bool((dials[part] != 0).any()):
-                scores += dials[part, None] * popularity
+            scores = products(queries[part], items)
+            if dials.any():
+                popularity = self.recommender.popularity.numpy()
+                popularity = popularity[1:] if self.rows is None else popularity[self.rows]
+                scores += torch.from_numpy(dials[part, None] * popularity)
             return scores
 
         found, values = top_k(
             scores_of,
-            len(places),
+            len(queries),
             len(items),
             k,
             is_candidate=self.is_candidate,
@@ -195,19 +206,18 @@ class _Search:
         return lists
 
     def _excluded(
-        self, places: np.ndarray
+        self, places: slice
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """Positions that are not to be found, and whose each is: a place in ``places``."""
         everybodys = self.recommender.items.rows(self.wish.exclude)
-        found, owners = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for owner, place in enumerate(places):
-            each = self.known[place]
+        everybodys = everybodys[everybodys > 0]
+        found = []
+        for each in self.known[places]:
             met = [] if self.wish.include_seen else [each.met]
-            rows = np.concatenate([everybodys[everybodys > 0], each.excluded, *met])
-            positions = rows - 1 if self.rows is None else self._narrowed(rows)
-            found.append(positions)
-            owners.append(np.full(len(positions), owner, np.int64))
-        return np.concatenate(found), np.concatenate(owners)
+            rows = np.concatenate([everybodys, each.excluded, *met])
+            found.append(rows - 1 if self.rows is None else self._narrowed(rows))
+        owners = np.repeat(np.arange(len(found)), [len(positions) for positions in found])
+        return np.concatenate(found), owners
 
     def _narrowed(self, rows: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
         """Positions among the few items that are searched; of other rows there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
@@ -47,7 +48,7 @@ class ExactIndex:
             Positions, -1 where fewer than k items are left, and scores, ``-inf`` there.
         """
         return top_k(
-            lambda rows: queries[rows] @ self.vectors.T,
+            lambda rows: products(queries[rows], self.vectors),
             len(queries),
             len(self),
             k,
@@ -55,6 +56,16 @@ class ExactIndex:
             excluded_items=excluded_items,
             excluded_owners=excluded_owners,
         )
+
+
+def products(
+    queries: Float32[Tensor, "B D"], vectors: Float32[Tensor, "I D"]
+) -> Float32[Tensor, "B I"]:
+    """The inner product of each query with each vector; on the CPU."""
+    if len(queries) == 1:
+        # The product of a matrix and one vector takes torch's library twice as long.
+        return torch.from_numpy(vectors.numpy() @ queries[0].numpy())[None]
+    return queries @ vectors.T
 
 
 def top_k(
@@ -76,18 +87,22 @@ def top_k(
     """
     k = min(k, num_items)
     block = max(1, _BLOCK_SCORES // max(num_items, 1))
-    positions = torch.empty((num_queries, k), dtype=torch.int64)
-    values = torch.empty((num_queries, k))
     barred = None if is_candidate is None else ~is_candidate
+    found = [(torch.empty((0, k)), torch.empty((0, k), dtype=torch.int64))]
     for start in range(0, num_queries, block):
         stop = min(start + block, num_queries)
         scores = scores_of(slice(start, stop))
         if barred is not None:
-            scores[:, barred] = -torch.inf
+            scores.masked_fill_(barred, -torch.inf)
         if excluded_items is not None and excluded_owners is not None:
-            span = torch.searchsorted(excluded_owners, torch.tensor([start, stop]))
-            part = slice(int(span[0]), int(span[1]))
-            scores[excluded_owners[part] - start, excluded_items[part]] = -torch.inf
-        best = torch.topk(scores, k, dim=1)
-        values[start:stop], positions[start:stop] = best.values, best.indices
-    return positions.masked_fill(values == -torch.inf, -1), values
+            first, last = np.searchsorted(excluded_owners.numpy(), [start, stop])
+            owners = excluded_owners.numpy()[first:last] - start
+            # By numpy: each step of torch gives way to other threads, and waits for them.
+            scores.numpy()[owners, excluded_items.numpy()[first:last]] = -np.inf
+        found.append(torch.topk(scores, k, dim=1))
+    if len(found) == 2:
+        values, positions = found[1]
+    else:
+        values, positions = (torch.cat(parts) for parts in zip(*found, strict=True))
+    positions.numpy()[values.numpy() == -np.inf] = -1
+    return positions, values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,24 +27,40 @@ class Known:
 
     Attributes:
         row: of the user; 0 for who is not known.
-        features: plain values, one row a column; those missing are left out.
         history: rows of items, oldest first; no longer than the model reads.
         met: rows of all items that the person met.
         excluded: rows of items not to be recommended, met or not.
         unknown: items of the history that the model does not know.
         is_new: whether anything is known that the stored vector does not know.
-        rests_on: what of this the model uses; popularity where that is nothing.
     """
 
+    recommender: Recommender
     person: Person
     row: int
-    features: Mapping[str, np.ndarray]
     history: Int32[np.ndarray, " L"]
     met: Int64[np.ndarray, " M"]
     excluded: Int64[np.ndarray, " X"]
     unknown: list[Id]
     is_new: bool
-    rests_on: list[Basis]
+
+    @cached_property
+    def features(self) -> Mapping[str, np.ndarray]:
+        """Plain values, one row a column; those missing are left out."""
+        return _features(self.recommender, self.person, self.row)
+
+    @cached_property
+    def rests_on(self) -> list[Basis]:
+        """What of this the model uses; popularity where that is nothing."""
+        recommender, model = self.recommender, self.recommender.model
+        has_id = model.user_features.id_table is not None
+        # A stored vector has read the features; only new ones are worth looking up.
+        given, trained = self.person.features, recommender.user_has_features[self.row]
+        uses: dict[Basis, bool] = {
+            "id": has_id and bool(recommender.user_has_own_id[self.row]),
+            "features": bool(self.features if given else trained),
+            "history": model.history is not None and len(self.history) > 0,
+        }
+        return [basis for basis, is_used in uses.items() if is_used] or ["popularity"]
 
     @property
     def is_nobody(self) -> bool:
@@ -58,34 +75,29 @@ def look_up(recommender: Recommender, person: Person, recent: Recent | None) -> 
         RequestError: a feature that does not exist or can not have that value.
     """
     users, items = recommender.users, recommender.items
-    row = 0 if person.user is None else int(users.rows([person.user])[0])
+    row = 0 if person.user is None else users.row(person.user)
     given = items.rows(person.history)
     whole, again = _history(recommender, person.user, row, given, recent)
-    length = recommender.config.model.history_length
-    features = _features(recommender, person, row)
-    model = recommender.model
-    has_id = model.user_features.id_table is not None
-    uses: dict[Basis, bool] = {
-        "id": has_id and bool(recommender.user_has_own_id[row]),
-        "features": bool(features),
-        "history": model.history is not None and len(whole) > 0,
-    }
-    return Known(
+    seen = recommender.seen.of(row).astype(np.int64)
+    known = Known(
+        recommender,
         person,
         row,
-        features,
-        whole[-length:].astype(np.int32),
-        np.concatenate([recommender.seen.of(row).astype(np.int64), again]),
+        whole[-recommender.config.model.history_length :].astype(np.int32),
+        np.concatenate([seen, again]) if len(again) else seen,
         _known_rows(items.rows(person.exclude)),
         [item for item, found in zip(person.history, given, strict=True) if found == 0],
         bool(person.features) or len(again) > 0 or row == 0,
-        [basis for basis, is_used in uses.items() if is_used] or ["popularity"],
     )
+    if person.features:
+        # Read now, so that what is wrong with them is said before anything is computed.
+        assert known.features is not None
+    return known
 
 
 def history_of(recommender: Recommender, user: Id, recent: Recent) -> Int64[np.ndarray, " L"]:
     """Rows of all that a user liked, in training and since, oldest first."""
-    row = int(recommender.users.rows([user])[0])
+    row = recommender.users.row(user)
     return _history(recommender, user, row, np.empty(0, np.int64), recent)[0]
 
 
@@ -103,10 +115,12 @@ def _history(
         key = recommender.users.key(user)
         since, disliked = recent.liked_by(key), recent.disliked_by(key)
     items = recommender.items
+    trained = recommender.liked.of(row).astype(np.int64)
+    if not since and not disliked and not len(given):
+        return trained, given
     later = np.concatenate([items.rows(since), given])
     bad = items.rows(disliked)
     later = later[later > 0]
-    trained = recommender.liked.of(row).astype(np.int64)
     # As in training, the last meeting of a user and an item counts.
     again = np.concatenate([later, bad[bad > 0]])
     return np.concatenate([trained[~np.isin(trained, again)], _last_of_each(later)]), again
@@ -179,11 +193,13 @@ def vectors_of(recommender: Recommender, people: Sequence[Known]) -> Float32[Ten
 
     Somebody of whom nothing is known has zeros: popularity alone ranks for them.
     """
-    rows = torch.tensor([each.row for each in people], dtype=torch.int64)
-    vectors = recommender.user_vectors[rows]
+    # By numpy, as all of this but the products: each step of torch lets other threads run.
+    vectors = torch.from_numpy(recommender.user_vectors.numpy()[[each.row for each in people]])
     new = [place for place, each in enumerate(people) if each.is_new]
     if new:
         table, histories = encoded(recommender, [people[place] for place in new])
-        vectors[torch.tensor(new)] = recommender.encode_users(table, histories)
-    vectors[torch.tensor([each.is_nobody for each in people])] = 0.0
+        vectors[new] = recommender.encode_users(table, histories)
+    nobody = [place for place, each in enumerate(people) if each.is_nobody]
+    if nobody:
+        vectors[nobody] = 0.0
     return vectors

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
+from scipy.special import expit
 from torch import Tensor
 
 from twotower.config import Config
@@ -26,6 +27,7 @@ from twotower.retrieval.changes import ItemRecords, with_values
 from twotower.retrieval.encode import item_vectors, user_vectors
 from twotower.retrieval.filters import Catalogue
 from twotower.retrieval.index import ExactIndex
+from twotower.retrieval.popularity import moments_of, popularity_of
 from twotower.retrieval.recommendations import Recommendations
 
 
@@ -195,7 +197,7 @@ class Recommender:
         unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
         own = torch.arange(len(rows))
         found = self._lists(
-            ExactIndex(unit[1:], self.is_candidate()),
+            ExactIndex(unit[1:], self.is_candidate),
             unit[torch.from_numpy(rows)],
             k,
             (rows, own.numpy()),
@@ -236,8 +238,14 @@ class Recommender:
 
     def affinity(self, scores: np.ndarray) -> Float32[np.ndarray, ...]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
-        with torch.inference_mode():
-            return self.model.affinity(torch.from_numpy(np.asarray(scores, np.float32))).numpy()
+        slope, offset = self._line
+        chances: np.ndarray = expit(slope * np.asarray(scores, np.float32) + offset)
+        return chances
+
+    @cached_property
+    def _line(self) -> tuple[np.float32, np.float32]:
+        """Slope and offset of the affinity."""
+        return np.float32(self.model.slope.item()), np.float32(self.model.offset.item())
 
     def add_items(self, table: Any) -> Recommender:
         """A recommender that knows these items too, by their features, without retraining.
@@ -266,16 +274,21 @@ class Recommender:
         codes = np.where(self.has_own_id[rows], rows, 0)
         encoded = self.item_encoders.encode(values, codes)
         vectors = item_vectors(self.model, encoded)
-        changed = self.item_vectors.clone()
-        changed[torch.from_numpy(rows[~fresh])] = vectors[torch.from_numpy(~fresh)]
-        return replace(
+        old, new = torch.from_numpy(rows[~fresh]), vectors[torch.from_numpy(~fresh)]
+        whole = torch.cat([self.item_vectors, vectors[torch.from_numpy(fresh)]])
+        whole[old] = new
+        changed = replace(
             self,
             items=Ids(self.items.column, np.concatenate([self.items.values, ids[fresh]])),
-            item_vectors=torch.cat([changed, vectors[torch.from_numpy(fresh)]]),
+            item_vectors=whole,
             has_own_id=np.concatenate([self.has_own_id, np.zeros(fresh.sum(), bool)]),
             item_values=with_values(self.item_values, values, rows, fresh),
             removed=self.removed - set(rows.tolist()),
         )
+        # What all items or users were gone through for is not found out again.
+        moments = self._moments + moments_of(vectors) - moments_of(self.item_vectors[old])
+        vars(changed).update(_moments=moments, user_has_features=self.user_has_features)
+        return changed
 
     def _read_items(self, source: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         columns = {name: column for name, (column, _) in self.item_encoders.by_column.items()}
@@ -290,7 +303,10 @@ class Recommender:
         In the histories of those who liked them they go on to count. Unknown ids do no harm.
         """
         rows = self.items.rows(_listed(items))
-        return replace(self, removed=self.removed | set(rows[rows > 0].tolist()))
+        changed = replace(self, removed=self.removed | set(rows[rows > 0].tolist()))
+        same = ("_moments", "popularity", "catalogue", "item_ids", "user_has_features")
+        vars(changed).update({name: getattr(self, name) for name in same})
+        return changed
 
     def item_rows(self, items: Iterable[Any]) -> Int64[np.ndarray, " B"]:
         """The row of each item that is to be had; 0 for any other."""
@@ -298,11 +314,17 @@ class Recommender:
         gone = np.fromiter(self.removed, np.int64, len(self.removed))
         return np.where(np.isin(rows, gone), 0, rows)
 
+    @cached_property
     def is_candidate(self) -> Bool[Tensor, " I"]:
         """Which items may be recommended: those with a trained id or features to go by."""
         can_judge = self.has_own_id | (len(self.item_encoders.by_column) > 0)
         can_judge[list(self.removed)] = False
         return torch.from_numpy(can_judge[1:])
+
+    @cached_property
+    def num_candidates(self) -> int:
+        """How many items may be recommended."""
+        return int(self.is_candidate.sum())
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -317,16 +339,29 @@ class Recommender:
         The logarithm of how many liked it in training, less its mean over the items.
         """
         liked = np.bincount(self.liked.items, minlength=len(self.items) + 1)
-        known = torch.from_numpy(np.log1p(liked[1:].astype(np.float32)))
         some = np.linspace(1, len(self.users), min(len(self.users), 256)).astype(np.int64)
-        scores = self.user_vectors[torch.from_numpy(some)] @ self.item_vectors[1:].T
-        spread = scores.std(1, correction=0).mean() if len(some) else torch.tensor(1.0)
-        deviation = known.std(correction=0).clamp_min(1e-6)
-        return torch.cat([torch.zeros(1), (known - known.mean()) / deviation * spread])
+        users = self.user_vectors[torch.from_numpy(some)]
+        return torch.cat([torch.zeros(1), popularity_of(liked[1:], users, self._moments)])
+
+    @cached_property
+    def _moments(self) -> Float64[Tensor, "D1 D1"]:
+        return moments_of(self.item_vectors[1:])
+
+    @cached_property
+    def user_has_features(self) -> Bool[np.ndarray, " U1"]:
+        """Of which users training knew any feature."""
+        some = np.zeros(len(self.users) + 1, bool)
+        for name in self.user_encoders.by_column.keys() & self.user_values.keys():
+            values = self.user_values[name]
+            if values.dtype == object:
+                some[1:] |= np.array([value is not None for value in values], bool)
+            else:
+                some[1:] |= ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
+        return some
 
     def index(self) -> ExactIndex:
         """The items, ready to be searched; position n is row n + 1."""
-        return ExactIndex(self.item_vectors[1:], self.is_candidate())
+        return ExactIndex(self.item_vectors[1:], self.is_candidate)
 
     def _search(
         self,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +19,7 @@ import twotower
 from twotower.errors import RequestError, ServiceError, StateError, TwoTowerError, shortened
 from twotower.retrieval.wish import Person
 from twotower.serving import look, schemas
+from twotower.serving.desk import Desk
 from twotower.serving.front import add_page
 from twotower.serving.gate import Gate, Limits
 from twotower.serving.keys import SCOPES, Key, Scope, find_key
@@ -29,49 +28,8 @@ from twotower.serving.service import Service
 from twotower.serving.showcase import Showcase
 from twotower.serving.state import Event
 
-T = TypeVar("T")
 _bearer = HTTPBearer(auto_error=False, description="A key that `twotower key` made.")
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
-
-
-class Desk:
-    """Where requests wait to be computed: never many, and none for ever."""
-
-    def __init__(self, limits: Limits, service: Service, *, threads: int) -> None:
-        self._limits, self._metrics = limits, service.metrics
-        self._pool = ThreadPoolExecutor(threads)
-        self._counting = threading.Lock()
-        self._in_flight = 0
-
-    async def ask(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function in a thread.
-
-        Raises:
-            ServiceError: too many are waiting, or it takes too long.
-        """
-        with self._counting:
-            if self._in_flight >= self._limits.in_flight:
-                self._metrics.refused.inc()
-                raise ServiceError(
-                    429, "too many requests are waiting; try again", retry_after=1
-                )
-            self._in_flight += 1
-        self._metrics.in_flight.inc()
-        future = self._pool.submit(function, *arguments)
-        future.add_done_callback(self._done)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._limits.seconds)
-        except TimeoutError:
-            raise ServiceError(
-                503,
-                f"no answer within {self._limits.seconds:g} s; ask for less or try again",
-                retry_after=1,
-            ) from None
-
-    def _done(self, _: Future[Any]) -> None:
-        with self._counting:
-            self._in_flight -= 1
-        self._metrics.in_flight.dec()
 
 
 class Doors:
@@ -104,13 +62,14 @@ class Doors:
 
 
 def _needs(scope: Scope, *, keys: bool) -> Any:
-    def opened(
+    # Not plain functions: those are each run in another thread.
+    async def opened(
         request: Request,
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> None:
         request.app.state.doors.open(scope, request, given)
 
-    def opened_without(request: Request) -> None:
+    async def opened_without(request: Request) -> None:
         request.app.state.doors.open(scope, request, None)
 
     return Depends(opened if keys else opened_without)
@@ -140,9 +99,9 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
     )
     app.state.service = service
     app.state.showcase = Showcase(service)
-    app.state.desk = Desk(limits, service, threads=limits.threads)
+    app.state.desk = Desk(limits, service.metrics, threads=limits.threads)
     # Writes come one after the other, and a slow database must not keep answers waiting.
-    app.state.writes = Desk(limits, service, threads=1)
+    app.state.writes = Desk(limits, service.metrics, threads=1)
     app.state.doors = Doors(keys)
     app.add_exception_handler(TwoTowerError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
@@ -194,7 +153,7 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
 async def recommend(request: Request, body: schemas.RecommendBody) -> Response:
     """Lists for people: by id, features, history or any mix of them."""
     service, desk = parts(request)
-    served, answers = await desk.ask(service.recommend, body.people, body)
+    served, answers = await desk.ask_together(service.recommend, body.people, body.wish)
     return answered(schemas.RecommendAnswer, served, answers=answers)
 
 

@@ -35,8 +35,17 @@ def serve(
         typer.Option(help="Where runs may be loaded from; default: the run's folder."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Until an answer is given up.")] = 10.0,
-    waiting: Annotated[int, typer.Option(help="Requests at once; more get a 429.")] = 64,
+    waiting: Annotated[int, typer.Option(help="Requests at once; more get a 429.")] = 256,
     threads: Annotated[int, typer.Option(help="How many answer at once.")] = 2,
+    workers: Annotated[
+        int, typer.Option(help="Processes that answer; each has its own limits.")
+    ] = 1,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file that names the run to answer by, or a folder whose newest run is it."
+        ),
+    ] = None,
 ) -> None:
     """Recommend over HTTP; items and events that it is told are kept in a database."""
     _require_extra()
@@ -44,8 +53,10 @@ def serve(
     from twotower.serving.keys import read_keys
     from twotower.serving.server import serve as listen
 
-    if seconds <= 0 or waiting < 1 or threads < 1:
-        raise RequestError("serve: --seconds, --waiting and --threads must be above 0")
+    if seconds <= 0 or min(waiting, threads, workers) < 1:
+        raise RequestError(
+            "serve: --seconds, --waiting, --threads and --workers must be above 0"
+        )
     listen(
         run,
         host=host,
@@ -56,6 +67,8 @@ def serve(
         limits=Limits(
             seconds=seconds, body_seconds=seconds, in_flight=waiting, threads=threads
         ),
+        workers=workers,
+        watched=watch,
         on_open=lambda address: _out.print(
             f"{run} at {address}", highlight=False, soft_wrap=True
         ),

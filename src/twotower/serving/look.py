@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
 
 from twotower.serving import schemas
+from twotower.serving.desk import Desk
 from twotower.serving.replies import answered, parts, path_id
 from twotower.serving.showcase import Showcase
-
-if TYPE_CHECKING:
-    from twotower.serving.app import Desk
 
 UserId = Annotated[str, Path(min_length=1, max_length=256)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -16,13 +17,15 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        self.seconds = Histogram(
+        self._seconds = Histogram(
             "twotower_request_seconds",
             "From the last byte of a request to the first of its answer.",
             ["route", "status"],
             buckets=_SECONDS,
             registry=registry,
         )
+        # To find the histogram of some labels takes longer than to count in it.
+        self._seconds_of = cache(lambda route, code: self._seconds.labels(route, str(code)))
         self.people = Counter(
             "twotower_people_total", "People that were recommended to.", registry=registry
         )
@@ -91,6 +94,10 @@ class Metrics:
         self.asked.inc(wish.k * len(people))
         self.given.inc(sum(len(answer.items) for answer in answers))
         self.filtered.inc(len(people) if wish.where else 0)
+
+    def took(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._seconds_of(route, status).observe(seconds)
 
     def value(self, name: str) -> float:
         """One of the counters, by its name without ``twotower_``."""

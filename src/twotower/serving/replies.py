@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -10,10 +10,8 @@ from pydantic import BaseModel
 from twotower.errors import RequestError
 from twotower.retrieval.wish import Id
 from twotower.serving import schemas
+from twotower.serving.desk import Desk
 from twotower.serving.service import Served, Service
-
-if TYPE_CHECKING:
-    from twotower.serving.app import Desk
 
 
 def parts(request: Request) -> tuple[Service, Desk]:

@@ -43,6 +43,11 @@ class RecommendBody(Wish):
         default_factory=list, description="Items not to be recommended to anybody."
     )
 
+    @property
+    def wish(self) -> Wish:
+        """How the lists are to be, whoever they are for."""
+        return Wish.model_construct(**{name: getattr(self, name) for name in Wish.model_fields})
+
 
 class SimilarBody(Value):
     """Items, and how many that are like each."""

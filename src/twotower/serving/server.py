@@ -1,21 +1,27 @@
-"""One process that listens: the run is loaded behind an open port, and the end is graceful."""
+"""Processes that listen: the run is loaded behind an open port, and the end is graceful."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
+import os
+import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from twotower import runs
 from twotower.errors import RequestError, reason
+from twotower.serving import crew
 from twotower.serving.app import create_app
+from twotower.serving.follow import follow, wanted
 from twotower.serving.gate import Limits, log_as_json
 from twotower.serving.keys import Key
 from twotower.serving.metrics import Metrics
@@ -24,6 +30,23 @@ from twotower.serving.state import State
 
 _MOST_CONNECTIONS = 1000
 _SECONDS_TO_FINISH = 15
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every process of a service needs to know.
+
+    Attributes:
+        crew: whatever its processes have in common, and no other service.
+    """
+
+    run: Path
+    state: str
+    keys: Sequence[Key]
+    runs_folder: Path
+    limits: Limits
+    watched: Path | None
+    crew: str
 
 
 def serve(
@@ -35,6 +58,8 @@ def serve(
     keys: Sequence[Key] = (),
     runs_folder: Path | None = None,
     limits: Limits | None = None,
+    workers: int = 1,
+    watched: Path | None = None,
     on_open: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Answer until SIGTERM or SIGINT; what is being answered then is answered.
@@ -42,6 +67,8 @@ def serve(
     Args:
         state: URL of the database; default: SQLite in ``service.sqlite`` beside the run.
         runs_folder: where runs lie that may be loaded later; default: where the run lies.
+        workers: processes that answer; they share the port, the database and mapped files.
+        watched: a file that names the run to answer by, or a folder whose newest run that is.
         on_open: called with the address when the port is open.
 
     Raises:
@@ -56,15 +83,37 @@ def serve(
         )
     runs.read_manifest(run)
     runs_folder = runs_folder or run.resolve().parent
-    opened = State(state or f"sqlite:///{runs_folder / 'service.sqlite'}")
+    state = state or f"sqlite:///{runs_folder / 'service.sqlite'}"
+    State(state).close()
+    if watched is not None:
+        wanted(watched)
+        runs_folder = watched if watched.is_dir() else runs_folder
+    log_as_json()
+    plan = _Plan(
+        run, state, keys, runs_folder, limits or Limits(), watched, secrets.token_hex(8)
+    )
+    listening = _listen(host, port)
+    try:
+        on_open(_address(host, listening.getsockname()[1]))
+        if workers == 1:
+            _answer(plan, listening)
+        else:
+            leader = os.getpid()
+            crew.keep(workers, lambda: _answer(plan, listening, leader))
+    finally:
+        listening.close()
+
+
+def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) -> None:
+    """Answer in this process until it, or the one that leads it, is ended."""
     # Answers are computed side by side, so one must not take all cores.
     torch.set_num_threads(1)
-    log_as_json()
-    service = Service(runs_folder, opened, Metrics())
-    limits = limits or Limits()
+    threadpool_limits(1)
+    opened = State(plan.state)
+    service = Service(plan.runs_folder, opened, Metrics(), crew=plan.crew)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(service, keys, limits),
+            create_app(service, plan.keys, plan.limits),
             log_config=None,
             access_log=False,
             proxy_headers=False,
@@ -79,22 +128,29 @@ def serve(
 
     def start() -> None:
         try:
-            service.start(run)
+            service.start(plan.run)
         except Exception as error:
             # Raised again below; a thread's end is noticed by nobody.
             failures.append(error)
             server.should_exit = True
+        else:
+            follow(service, plan.watched, leader)
 
-    listening = _listen(host, port)
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    starting = threading.Thread(target=start, name="start", daemon=True)
     try:
-        on_open(_address(host, listening.getsockname()[1]))
-        threading.Thread(target=start, name="start", daemon=True).start()
+        starting.start()
+        while leader is not None and not service.is_ready and starting.is_alive():
+            # One that is not ready takes no connection from the others, which may be.
+            time.sleep(0.01)
         for number in (signal.SIGINT, signal.SIGTERM):
-            # The server takes these, ends well, and raises them again: to nobody.
-            signal.signal(number, lambda *_: None)
-        asyncio.run(server.serve(sockets=[listening]))
+            # Until the server takes these itself; at its end it raises them again.
+            signal.signal(number, end)
+        if not failures:
+            server.run(sockets=[listening])
     finally:
-        listening.close()
         opened.close()
     if failures:
         raise failures[0]

@@ -1,7 +1,8 @@
 """A recommender that is told things and swapped while it answers; nothing of HTTP.
 
 What answers is a frozen value, taken once a request: whatever is swapped meanwhile, an answer
-is of one version. Changes come one after the other, each first into the database.
+is of one version. Changes come one after the other, each first into the database, and all come
+back out of it in one order: those of this process and those of others that share it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from twotower import runs
-from twotower.errors import DataError, RunError, ServiceError
+from twotower.errors import DataError, RunError, ServiceError, StateError, TwoTowerError
 from twotower.retrieval.answer import answer, score_pairs
 from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.recommendations import Recommendations
@@ -26,9 +27,11 @@ from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Answer, Id, Person, Scored, Wish
 from twotower.retrieval.words import timestamps
 from twotower.serving.metrics import Metrics
-from twotower.serving.state import Event, State
+from twotower.serving.state import ITEM, Event, News, State
 
 _log = logging.getLogger("twotower.serving")
+# More changes than this are read with all others.
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Service:
 
     Args:
         runs_folder: where runs lie that may be loaded, by name only.
+        crew: whatever processes that are to answer by the same run have in common.
     """
 
     def __init__(
@@ -62,8 +66,11 @@ class Service:
         state: State,
         metrics: Metrics,
         *,
+        crew: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
+        self._topic = f"run {crew}"
+        self._last_event = self._last_news = 0
         self._folder, self._state, self.metrics, self._now = runs_folder, state, metrics, now
         self._served: Served | None = None
         self._previous: Served | None = None
@@ -79,13 +86,30 @@ class Service:
             RunError: the run can not be read.
             StateError: the database can not be read.
         """
-        loaded = _load(run)
-        count = 0
-        for count, event in enumerate(self._state.events(), 1):  # noqa: B007
-            self._recent.add(event.user_id, event.item_id, liked=event.liked)
+        self._last_news = self._state.last_news()
+        told = [news.name for news in self._state.news(0) if news.topic == self._topic]
+        loaded = self._find(told[-1]) if told else _load(run)
+        with self._noting:
+            count = self._note_events()
         with self._changing:
             self._serve(self._brought_up(loaded))
         _log.info("ready", extra={"fields": {"run": loaded.name, "events": count}})
+
+    def catch_up(self) -> None:
+        """Take in what other processes were told since.
+
+        Raises:
+            StateError: the database can not be read; nothing was taken in.
+        """
+        with self._noting:
+            self._note_events()
+        with self._changing:
+            self._take_in()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a run answers."""
+        return self._served is not None
 
     @property
     def served(self) -> Served:
@@ -168,8 +192,9 @@ class Service:
             served = self.served
             records = ItemRecords(list(items), list(items.values()))
             changed = served.recommender.add_items(records)
-            self._state.change_items(items, at=self._microseconds())
-            return self._serve(replace(served, recommender=changed))
+            told = self._state.change_items(items, at=self._microseconds())
+            self._take_in(told, changed)
+            return self.served
 
     def delete_item(self, identity: Id) -> Served:
         """An item less, from the next request on.
@@ -184,8 +209,9 @@ class Service:
                 raise _no_item(identity)
             changed = served.recommender.remove_items([identity])
             key = served.recommender.items.key(identity)
-            self._state.change_items({key: None}, at=self._microseconds())
-            return self._serve(replace(served, recommender=changed))
+            told = self._state.change_items({key: None}, at=self._microseconds())
+            self._take_in(told, changed)
+            return self.served
 
     def add_events(self, events: Sequence[Event]) -> int:
         """Store events; histories have them from the next request on.
@@ -201,9 +227,7 @@ class Service:
             first.setdefault(event.event_id, event)
         with self._noting:
             fresh = self._state.add_events(list(first.values()))
-            for event in first.values():
-                if event.event_id in fresh:
-                    self._recent.add(event.user_id, event.item_id, liked=event.liked)
+            self._note_events()
         self.metrics.events.inc(len(fresh))
         return len(fresh)
 
@@ -217,18 +241,8 @@ class Service:
         if not self._loading.acquire(blocking=False):
             raise ServiceError(409, "another run is being loaded; try again", retry_after=5)
         try:
-            # A name is looked up, never made into a path.
-            there = {path.name: path for path in runs.list_runs(self._folder)}
-            if name not in there:
-                raise ServiceError(
-                    404, "no run of that name in the runs folder; `twotower runs` lists them"
-                )
-            loaded = _load(there[name])
-            _warm(loaded.recommender)
-            with self._changing:
-                old = self.served
-                served = self._serve(self._brought_up(loaded))
-                self._previous = old
+            served = self._swap(self._find(name))
+            self._tell_run(served)
         finally:
             self._loading.release()
         return served
@@ -243,7 +257,77 @@ class Service:
             if self._previous is None:
                 raise ServiceError(409, "there is no run to go back to; load one first")
             old, self._previous = self._previous, self.served
-            return self._serve(self._brought_up(old))
+            served = self._serve(self._brought_up(old))
+        self._tell_run(served)
+        return served
+
+    def _find(self, name: str) -> Served:
+        """A run of the runs folder, loaded and warm."""
+        # A name is looked up, never made into a path.
+        there = {path.name: path for path in runs.list_runs(self._folder)}
+        if name not in there:
+            raise ServiceError(
+                404, "no run of that name in the runs folder; `twotower runs` lists them"
+            )
+        loaded = _load(there[name])
+        _warm(loaded.recommender)
+        return loaded
+
+    def _swap(self, loaded: Served) -> Served:
+        with self._changing:
+            old = self.served
+            served = self._serve(self._brought_up(loaded))
+            self._previous = old
+        return served
+
+    def _follow(self, name: str) -> None:
+        """Answer by the run that another process of the crew was told to load."""
+        with self._loading:
+            try:
+                if self.served.name == name:
+                    return
+                if self._previous is not None and self._previous.name == name:
+                    self._swap(self._previous)
+                else:
+                    self._swap(self._find(name))
+            except TwoTowerError as error:
+                _log.error("not loaded", extra={"fields": {"run": name, "why": str(error)}})
+
+    def _tell_run(self, served: Served) -> None:
+        try:
+            self._state.tell(self._topic, served.name)
+        except StateError as error:
+            _log.error("others do not know of the run", extra={"fields": {"why": str(error)}})
+
+    def _note_events(self) -> int:
+        """Events of all processes that are not in histories yet; how many these were."""
+        count = 0
+        for number, event in self._state.events(self._last_event):
+            self._recent.add(event.user_id, event.item_id, liked=event.liked)
+            self._last_event = number
+            count += 1
+        return count
+
+    def _take_in(self, own: Sequence[News] = (), changed: Recommender | None = None) -> None:
+        """Bring items up to what all processes were told, and load the run that is to answer.
+
+        Args:
+            own: what this process told itself, and ``changed`` is with that.
+        """
+        news = self._state.news(self._last_news)
+        items = [each.name for each in news if each.topic == ITEM]
+        if changed is None or news != list(own):
+            some = items if len(items) <= _MANY else None
+            changes = self._state.item_changes(some) if items else {}
+            changed = _with_changes(self.served.recommender, changes)
+        if items:
+            self._serve(replace(self.served, recommender=changed))
+        if news:
+            self._last_news = news[-1].number
+        told = [each.name for each in news if each.topic == self._topic]
+        if told and told[-1] != self.served.name:
+            # Beside, since it takes longer than what was told may wait.
+            threading.Thread(target=self._follow, args=told[-1:], name="load").start()
 
     def _serve(self, served: Served) -> Served:
         _warm(served.recommender)
@@ -253,20 +337,25 @@ class Service:
 
     def _brought_up(self, loaded: Served) -> Served:
         """A run with the items as they were changed; what no longer fits it is left out."""
-        recommender = loaded.base
-        changes = self._state.item_changes()
-        removed = [item for item, features in changes.items() if features is None]
-        put = {item: features for item, features in changes.items() if features is not None}
-        try:
-            if put:
-                records = ItemRecords(list(put), list(put.values()))
-                recommender = recommender.add_items(records)
-        except DataError:
-            recommender = _one_by_one(recommender, put)
-        return replace(loaded, recommender=recommender.remove_items(removed))
+        recommender = _with_changes(loaded.base, self._state.item_changes())
+        return replace(loaded, recommender=recommender)
 
     def _microseconds(self) -> int:
         return int(self._now() * 1e6)
+
+
+def _with_changes(
+    recommender: Recommender, changes: Mapping[str, Mapping[str, Any] | None]
+) -> Recommender:
+    """With items put and removed; what does not fit the run is left out."""
+    removed = [item for item, features in changes.items() if features is None]
+    put = {item: features for item, features in changes.items() if features is not None}
+    try:
+        if put:
+            recommender = recommender.add_items(ItemRecords(list(put), list(put.values())))
+    except DataError:
+        recommender = _one_by_one(recommender, put)
+    return recommender.remove_items(removed) if removed else recommender
 
 
 def _one_by_one(recommender: Recommender, put: Mapping[str, Mapping[str, Any]]) -> Recommender:

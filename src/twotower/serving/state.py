@@ -4,6 +4,7 @@ SQLite in one file by default, PostgreSQL by URL. The same tables in both:
 
     events        one row an event, each id once, in the order it came
     item_changes  the last change of each item: its features, or null where it was removed
+    news          what changed and when, in one count: how processes follow one another
 """
 
 from __future__ import annotations
@@ -44,6 +45,31 @@ _item_changes = sql.Table(
     sql.Column("features", sql.Text),
     sql.Column("changed_at", sql.BigInteger, nullable=False),
 )
+_news = sql.Table(
+    "news",
+    _metadata,
+    sql.Column("topic", sql.Text, primary_key=True),
+    sql.Column("name", sql.Text, primary_key=True),
+    sql.Column("number", sql.BigInteger, nullable=False, index=True),
+)
+_LAST_NEWS = sql.select(sql.func.coalesce(sql.func.max(_news.c.number), 0))
+# Of PostgreSQL, where several write at once; any number that nobody else locks.
+_LOCK = 0x74776F74
+ITEM = "item"
+
+
+@dataclass(frozen=True)
+class News:
+    """Something that was changed by some process.
+
+    Attributes:
+        number: larger than that of all news before.
+        topic, name: what it is about; an item's news is ``ITEM`` and its key.
+    """
+
+    number: int
+    topic: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -88,11 +114,13 @@ class State:
         rows = [vars(event) for event in events]
         insert = self._insert(_events).values(rows)
         insert = insert.on_conflict_do_nothing(index_elements=["event_id"])
-        with self._transaction() as connection:
+        with self._writing() as connection:
             stored = connection.execute(insert.returning(_events.c.event_id))
             return set(stored.scalars())
 
-    def change_items(self, changes: Mapping[str, Mapping[str, Any] | None], *, at: int) -> None:
+    def change_items(
+        self, changes: Mapping[str, Mapping[str, Any] | None], *, at: int
+    ) -> list[News]:
         """Store the new features of items, None for those removed; all or none.
 
         Args:
@@ -109,27 +137,70 @@ class State:
         insert = self._insert(_item_changes).values(rows)
         fresh = {name: insert.excluded[name] for name in ("features", "changed_at")}
         insert = insert.on_conflict_do_update(index_elements=["item_id"], set_=fresh)
-        with self._transaction() as connection:
+        with self._writing() as connection:
             connection.execute(insert)
+            return self._tell(connection, ITEM, list(changes))
 
-    def events(self) -> Iterator[Event]:
-        """All events, in the order they came."""
+    def tell(self, topic: str, name: str) -> list[News]:
+        """Let the other processes know of something that is not kept here."""
+        with self._writing() as connection:
+            return self._tell(connection, topic, [name])
+
+    def news(self, after: int) -> list[News]:
+        """What changed after some number, the last change of each thing alone."""
+        query = sql.select(_news.c.number, _news.c.topic, _news.c.name)
+        query = query.where(_news.c.number > after).order_by(_news.c.number)
+        with self._transaction() as connection:
+            return [News(*row) for row in connection.execute(query)]
+
+    def last_news(self) -> int:
+        """The largest number of all news; 0 for none."""
+        with self._transaction() as connection:
+            return int(connection.execute(_LAST_NEWS).scalar_one())
+
+    def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
+        """All events after some number, in the order they came, each with its number."""
         columns = [column for column in _events.c if column.name != "sequence"]
-        query = sql.select(*columns).order_by(_events.c.sequence)
+        query = sql.select(_events.c.sequence, *columns).order_by(_events.c.sequence)
+        query = query.where(_events.c.sequence > after)
         with self._refusals(), self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=_BLOCK).execute(query):
-                yield Event(*row)
+            for number, *row in connection.execution_options(yield_per=_BLOCK).execute(query):
+                yield number, Event(*row)
 
-    def item_changes(self) -> dict[str, dict[str, Any] | None]:
-        """Of each item that was changed its features; None where it was removed."""
+    def item_changes(
+        self, items: Sequence[str] | None = None
+    ) -> dict[str, dict[str, Any] | None]:
+        """The features of items that were changed, all or some; None for those removed."""
         query = sql.select(_item_changes.c.item_id, _item_changes.c.features)
+        if items is not None:
+            query = query.where(_item_changes.c.item_id.in_(items))
         with self._transaction() as connection:
             rows = connection.execute(query.order_by(_item_changes.c.item_id)).all()
         return {item: None if text is None else json.loads(text) for item, text in rows}
 
+    def _tell(self, connection: Connection, topic: str, names: Sequence[str]) -> list[News]:
+        last = int(connection.execute(_LAST_NEWS).scalar_one())
+        told = [News(last + n, topic, name) for n, name in enumerate(names, 1)]
+        insert = self._insert(_news).values([vars(each) for each in told])
+        number = {"number": insert.excluded.number}
+        connection.execute(
+            insert.on_conflict_do_update(index_elements=["topic", "name"], set_=number)
+        )
+        return told
+
     def _insert(self, table: sql.Table) -> Any:
         is_sqlite = self._engine.dialect.name == "sqlite"
         return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction after which no other ends that has smaller numbers."""
+        with self._transaction() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
+            yield connection
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -1,0 +1,189 @@
+"""Where requests wait to be computed: never many, none for ever, and alike ones together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from twotower.errors import ServiceError
+from twotower.serving.gate import Limits
+from twotower.serving.metrics import Metrics
+
+T = TypeVar("T")
+P = TypeVar("P")
+S = TypeVar("S")
+A = TypeVar("A")
+# Parts that are computed in one call.
+_MOST_TOGETHER = 64
+# After so long with one call nobody waits any more for company in the next.
+_SECONDS_ALONE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class _Ask:
+    """A call that somebody waits for; those with parts and an equal rest may be one call."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    answer: asyncio.Future[Any]
+    parts: Sequence[Any] | None = None
+
+    def goes_with(self, other: _Ask) -> bool:
+        return (
+            self.parts is not None
+            and other.parts is not None
+            and self.function == other.function
+            and self.arguments == other.arguments
+        )
+
+
+class Desk:
+    """Threads that compute, and a bounded queue before them.
+
+    Nothing waits for company where nobody is busy: what came while a thread was at such a call
+    goes as the next one. Other threads take part only in what is slow or goes alone.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics, *, threads: int) -> None:
+        self._limits, self._metrics = limits, metrics
+        self._waiting: deque[_Ask] = deque()
+        self._arrived = threading.Condition()
+        self._in_flight = 0
+        self._busy_since: float | None = None
+        for number in range(threads):
+            name = f"desk {number}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    async def ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in a thread.
+
+        Raises:
+            ServiceError: too many are waiting, or it takes too long.
+        """
+        found: T = await self._put(function, arguments, None)
+        return found
+
+    async def ask_together(
+        self,
+        function: Callable[[Sequence[P], S], tuple[T, Sequence[A]]],
+        parts: Sequence[P],
+        rest: S,
+    ) -> tuple[T, Sequence[A]]:
+        """Call a function in a thread, at once with the parts of others whose rest is equal.
+
+        Args:
+            function: it gives something for all, and one thing a part.
+
+        Raises:
+            ServiceError: too many are waiting, or it takes too long.
+        """
+        found: tuple[T, Sequence[A]] = await self._put(function, (rest,), parts)
+        return found
+
+    async def _put(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        parts: Sequence[Any] | None,
+    ) -> Any:
+        if self._in_flight >= self._limits.in_flight:
+            self._metrics.refused.inc()
+            raise ServiceError(429, "too many requests are waiting; try again", retry_after=1)
+        self._count(1)
+        ask = _Ask(function, arguments, asyncio.get_running_loop().create_future(), parts)
+        with self._arrived:
+            self._waiting.append(ask)
+            if self._may_begin(ask):
+                self._arrived.notify()
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                return await ask.answer
+        except TimeoutError:
+            raise ServiceError(
+                503,
+                f"no answer within {self._limits.seconds:g} s; ask for less or try again",
+                retry_after=1,
+            ) from None
+
+    def _count(self, more: int) -> None:
+        """Only ever in the thread of the loop."""
+        self._in_flight += more
+        self._metrics.in_flight.set(self._in_flight)
+
+    def _may_begin(self, ask: _Ask) -> bool:
+        """Whether it need not wait for a thread that is at calls of its kind."""
+        since = self._busy_since
+        return ask.parts is None or since is None or time.monotonic() > since + _SECONDS_ALONE
+
+    def _work(self) -> None:
+        while True:
+            asks = self._next()
+            outcomes = _computed([ask for ask in asks if not ask.answer.cancelled()])
+            if asks[0].parts is not None:
+                self._busy_since = None
+            loop = asks[0].answer.get_loop()
+            try:
+                loop.call_soon_threadsafe(self._deliver, len(asks), outcomes)
+            except RuntimeError:
+                # The service has ended, and nobody waits any more.
+                return
+
+    def _next(self) -> list[_Ask]:
+        """The first that may begin, and all that go with it."""
+        with self._arrived:
+            while (first := next(filter(self._may_begin, self._waiting), None)) is None:
+                self._arrived.wait(_SECONDS_ALONE)
+            asks, others, size = [first], deque[_Ask](), len(first.parts or ())
+            for other in self._waiting:
+                together = size + len(other.parts or ())
+                if other is first:
+                    continue
+                if together <= _MOST_TOGETHER and other.goes_with(first):
+                    asks.append(other)
+                    size = together
+                else:
+                    others.append(other)
+            self._waiting = others
+            if first.parts is not None:
+                self._busy_since = time.monotonic()
+        return asks
+
+    def _deliver(
+        self, count: int, outcomes: Sequence[tuple[_Ask, Any, Exception | None]]
+    ) -> None:
+        self._count(-count)
+        for ask, found, error in outcomes:
+            if ask.answer.done():
+                continue
+            if error is None:
+                ask.answer.set_result(found)
+            else:
+                ask.answer.set_exception(error)
+
+
+def _computed(asks: Sequence[_Ask]) -> Sequence[tuple[_Ask, Any, Exception | None]]:
+    """What each is answered, or why not."""
+    if not asks:
+        return []
+    first = asks[0]
+    try:
+        if first.parts is None:
+            return [(first, first.function(*first.arguments), None)]
+        parts = [part for ask in asks for part in ask.parts or ()]
+        shared, found = first.function(parts, *first.arguments)
+    except Exception as error:
+        if len(asks) == 1:
+            return [(first, None, error)]
+        # One of them is to blame; each alone gets what is its own.
+        return [outcome for ask in asks for outcome in _computed([ask])]
+    outcomes, start = [], 0
+    for ask in asks:
+        stop = start + len(ask.parts or ())
+        outcomes.append((ask, (shared, found[start:stop]), None))
+        start = stop
+    return outcomes
