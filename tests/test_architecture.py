@@ -25,6 +25,7 @@ ROOMS = [
     "report",
     "runs",
     "pipeline",
+    "batch",
     "tuning",
     "serving",
     "terminal",

@@ -304,21 +304,34 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all", help="Every user of the run.")] = False,
     into: Into = None,
     include_seen: Annotated[bool, typer.Option(help="Recommend seen items too.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the job for FILE that was stopped.")
+    ] = False,
 ) -> None:
     """Print recommendations with their evidence, or write those of all users to a file."""
-    from twotower import pipeline, runs
+    from twotower import batch, runs
     from twotower.errors import RequestError
     from twotower.terminal import show
     from twotower.terminal.progress import Bars
 
     if bool(users) == all_users or (all_users and into is None):
         raise RequestError("recommend: give ids of users, or --all with --into FILE.parquet")
+    if resume and not all_users:
+        raise RequestError(
+            "recommend: --resume goes on with --all; leave it out for some users"
+        )
+    if all_users and into is not None:
+        with Bars(err) as bars:
+            count = batch.recommend_all(
+                run, into, k, include_seen=include_seen, resume=resume, watch=bars
+            )
+        out.print(f"{into}: {count:,} rows", highlight=False)
+        return
     recommender = runs.load(run)
     if into is not None:
-        with Bars(err) as bars:
-            count = pipeline.write_recommendations(
-                recommender, into, k, users=users, include_seen=include_seen, watch=bars
-            )
+        count = batch.recommend_some(
+            recommender, users or [], into, k, include_seen=include_seen
+        )
         out.print(f"{into}: {count:,} rows", highlight=False)
         return
     # All before any is shown, so that an unknown user is not found out halfway.
