@@ -25,7 +25,7 @@ ROOMS = [
     "report",
     "runs",
     "pipeline",
-    "batch",
+    "export",
     "tuning",
     "serving",
     "terminal",

@@ -309,8 +309,9 @@ def recommend(
     ] = False,
 ) -> None:
     """Print recommendations with their evidence, or write those of all users to a file."""
-    from twotower import batch, runs
+    from twotower import runs
     from twotower.errors import RequestError
+    from twotower.export.lists import recommend_all, recommend_some
     from twotower.terminal import show
     from twotower.terminal.progress import Bars
 
@@ -322,16 +323,14 @@ def recommend(
         )
     if all_users and into is not None:
         with Bars(err) as bars:
-            count = batch.recommend_all(
+            count = recommend_all(
                 run, into, k, include_seen=include_seen, resume=resume, watch=bars
             )
         out.print(f"{into}: {count:,} rows", highlight=False)
         return
     recommender = runs.load(run)
     if into is not None:
-        count = batch.recommend_some(
-            recommender, users or [], into, k, include_seen=include_seen
-        )
+        count = recommend_some(recommender, users or [], into, k, include_seen=include_seen)
         out.print(f"{into}: {count:,} rows", highlight=False)
         return
     # All before any is shown, so that an unknown user is not found out halfway.
@@ -359,15 +358,16 @@ def similar(
 @app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.parquet"))
 def embed(
     run: Run,
-    what: Annotated[str, typer.Argument(help="users or items.")],
-    into: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    what: Annotated[str, typer.Argument(help="users, items, or all for a database.")],
+    into: Annotated[
+        str, typer.Option(help="The Parquet file, or postgresql://USER@HOST/NAME (pgvector).")
+    ],
 ) -> None:
     """Write the vectors of users or items; their inner product is the score."""
-    from twotower import runs
-    from twotower.retrieval.write import write_embeddings
+    from twotower.export.vectors import embed as write
 
-    count = write_embeddings(runs.load(run), what, into)
-    out.print(f"{into}: {count:,} rows", highlight=False)
+    for table, count in write(run, what, into).items():
+        out.print(f"{table}: {count:,} rows", highlight=False)
 
 
 app.command(epilog=_example("serve runs/20260131-120000-lab"))(serving.serve)

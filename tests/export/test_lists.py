@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from processes import Warm, files_no_larger_than, warm
-from twotower import batch, runs
-from twotower.batch import recommend_all, recommend_some
+from twotower import runs
 from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.errors import RequestError
+from twotower.export import lists
+from twotower.export.lists import recommend_all, recommend_some
 from twotower.retrieval.recommender import Recommender
 from twotower.watch import Watch
 from worlds import shop, shopkeeper, trained
@@ -287,8 +288,8 @@ class TestOfTheShop:
             everything.offsets.clip(max=everything.offsets[31]),
             everything.items[: everything.offsets[31]],
         )
-        monkeypatch.setattr(batch, "_BLOCK_USERS", 10)
-        monkeypatch.setattr(batch, "_PART_SECONDS", 0.0)
+        monkeypatch.setattr(lists, "_BLOCK_USERS", 10)
+        monkeypatch.setattr(lists, "_PART_SECONDS", 0.0)
         for seen, rows in ((half, 30 * 3), (everything, 0)):
             stuffed = runs.save(replace(keeper, seen=seen), tmp_path / f"run {rows}")
             assert recommend_all(stuffed, tmp_path / "x.parquet", 3) == rows
