@@ -25,10 +25,10 @@ ROOMS = [
     "report",
     "runs",
     "pipeline",
-    "export",
     "tuning",
     "serving",
     "terminal",
+    "export",
     "cli",
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")

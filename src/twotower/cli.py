@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from twotower import __version__
 from twotower.errors import TwoTowerError
+from twotower.export import commands as exporting
 from twotower.serving import commands as serving
 
 if TYPE_CHECKING:
@@ -355,21 +356,9 @@ def similar(
     show.similar(out, recommender, found)
 
 
-@app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.parquet"))
-def embed(
-    run: Run,
-    what: Annotated[str, typer.Argument(help="users, items, or all for a database.")],
-    into: Annotated[
-        str, typer.Option(help="The Parquet file, or postgresql://USER@HOST/NAME (pgvector).")
-    ],
-) -> None:
-    """Write the vectors of users or items; their inner product is the score."""
-    from twotower.export.vectors import embed as write
-
-    for table, count in write(run, what, into).items():
-        out.print(f"{table}: {count:,} rows", highlight=False)
-
-
+app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.parquet"))(
+    exporting.embed
+)
 app.command(epilog=_example("serve runs/20260131-120000-lab"))(serving.serve)
 app.command(epilog=_example("key shop --scope read --scope write --into keys.txt"))(serving.key)
 

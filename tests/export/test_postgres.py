@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from twotower import runs
 from twotower.data.ids import Ids
 from twotower.errors import RequestError
 from twotower.export.postgres import write_to_postgres
-from twotower.export.vectors import embed
+from twotower.export.vectors import write_vectors
 from twotower.retrieval.recommender import Recommender
 from worlds import shopkeeper, trained
 
@@ -70,7 +71,7 @@ def test_the_database_finds_what_the_recommender_finds(
     recommender = keeper().remove_items(keeper().items.values[:3])
     run = runs.save(recommender, tmp_path / "run")
     who, what = recommender.users.column, recommender.items.column
-    counts = embed(run, "all", url)
+    counts = write_vectors(run, "all", url)
     assert counts == {"users": len(recommender.users), "items": len(recommender.items) - 3}
     query = (
         f"SELECT {what}, -(vector <#> mine) FROM twotower_items, "
@@ -115,6 +116,20 @@ def test_a_new_version_updates_adds_and_deletes_and_an_index_stays(url: str) -> 
             "LIMIT 3"
         ).fetchall()
     assert any("nearest" in line for (line,) in plan)
+
+
+def test_the_pages_own_queries_find_what_the_recommender_finds(url: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "elsewhere.md").read_text(encoding="utf-8")
+    found, index = re.findall(r"^```sql\n(.*?)^```", page, re.M | re.S)
+    write_to_postgres(trained(), url, run="one")
+    query = found.replace("movie_id", "item_id").replace("user_id = 42", "user_id = 142")
+    [expected] = trained().recommend([142], 10, include_seen=True)
+    for _ in range(2):
+        rows = asked(url, query)
+        assert [item for item, _ in rows] == [item for item, _ in expected]
+        np.testing.assert_allclose([s for _, s in rows], [s for _, s in expected], rtol=1e-4)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(index)
 
 
 def test_one_side_leaves_the_other_as_it_is(url: str) -> None:

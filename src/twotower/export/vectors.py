@@ -10,7 +10,7 @@ from twotower.export.postgres import SIDES, is_database, write_to_postgres
 from twotower.retrieval.write import write_embeddings
 
 
-def embed(run: str | Path, what: str, into: str) -> dict[str, int]:
+def write_vectors(run: str | Path, what: str, into: str) -> dict[str, int]:
     """Write ids and vectors; a user's and an item's inner product is the score.
 
     Args:
