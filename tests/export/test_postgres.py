@@ -141,6 +141,17 @@ def test_one_side_leaves_the_other_as_it_is(url: str) -> None:
     assert asked(url, "SELECT DISTINCT run FROM twotower_items") == [("two",)]
 
 
+def test_another_schema_may_be_chosen(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        connection.execute("CREATE SCHEMA shop")
+    elsewhere = f"{url}&options=-csearch_path%3Dshop,public"
+    for _ in range(2):
+        write_to_postgres(trained(), elsewhere, run="one")
+    assert asked(url, "SELECT count(*) FROM shop.twotower_items") == [(48,)]
+    assert asked(url, "SELECT to_regclass('public.twotower_items')") == [(None,)]
+
+
 def test_vectors_of_another_length_replace_the_old_ones(url: str) -> None:
     write_to_postgres(trained(), url, run="one")
     write_to_postgres(fewer_items(trained(), 20, 5), url, run="two")

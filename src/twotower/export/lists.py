@@ -75,7 +75,7 @@ def recommend_all(
             _make_parts(recommender, work, k, include_seen=include_seen, watch=watch)
             watch.stage("writing")
             count = _join(_parts(work), work / "whole.parquet")
-            (work / "whole.parquet").replace(into)
+            _name(work / "whole.parquet", into)
         except BaseException as error:
             kept = _leave(work)
             if isinstance(error, OSError | duckdb.Error):
@@ -206,7 +206,6 @@ def _make_parts(
 def _write_part(
     recommender: Recommender, blocks: Sequence[Mapping[str, np.ndarray]], path: Path
 ) -> None:
-    """Write a part; a power failure does not leave half of one under its name."""
     # Of a part without rows nothing else would tell the types.
     types = {
         ids.column: "BIGINT" if ids.are_numbers else "VARCHAR"
@@ -223,9 +222,14 @@ def _write_part(
     with engine.connect() as connection:
         connection.register("block", columns)
         _copy(connection, f"SELECT {chosen} FROM block", beside)
-    with beside.open("rb") as file:
+    _name(beside, path)
+
+
+def _name(whole: Path, path: Path) -> None:
+    """Give a file its name once it is on the disk, that a power failure may not halve it."""
+    with whole.open("rb") as file:
         os.fsync(file.fileno())
-    beside.replace(path)
+    whole.replace(path)
 
 
 def _join(parts: Sequence[tuple[int, int, Path]], into: Path) -> int:
