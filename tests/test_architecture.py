@@ -28,6 +28,7 @@ ROOMS = [
     "tuning",
     "serving",
     "terminal",
+    "export",
     "cli",
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")

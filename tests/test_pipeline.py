@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from twotower import pipeline, runs
-from twotower.cli import app
 from twotower.config import read_config
-from twotower.errors import ConfigError, DataError, RequestError, RunError, TwoTowerError
+from twotower.errors import ConfigError, DataError, RunError, TwoTowerError
 from twotower.evaluation.calibration import fit_line
 from twotower.retrieval.recommender import Recommender
 from twotower.training.loop import Progress
 from twotower.watch import Watch
-from worlds import checkerboard, settings, shop, shopkeeper, trained
+from worlds import checkerboard, settings, trained
 
 NOW = datetime(2026, 1, 31, 12)
 NAME = "20260131-120000-x"
@@ -297,55 +294,6 @@ class TestEvaluate:
     def test_a_run_that_does_not_know_its_data_asks_for_it(self) -> None:
         with pytest.raises(DataError, match="does not know where its data is; give the data"):
             pipeline.evaluate(trained())
-
-
-class TestWriteRecommendations:
-    """Of all users, through the command line; of some, here."""
-
-    def test_the_file_has_ids_under_the_inputs_own_names_and_nothing_seen(
-        self, tmp_path: Path
-    ) -> None:
-        run = runs.save(shopkeeper(), tmp_path / "run")
-        into = tmp_path / "lists.parquet"
-        asked = ["recommend", str(run), "--all", "-k", "7", "--into", str(into)]
-        done = CliRunner().invoke(app, asked)
-        assert done.exit_code == 0, done.output
-        frame = polars.read_parquet(into)
-        assert frame.columns == ["customer", "sku", "rank", "score"]
-        assert frame["customer"].dtype == polars.String
-        assert frame["sku"].dtype == polars.Int64
-        people = shop()["users"]["customer"]
-        for user, found in zip(people, shopkeeper().recommend(people, 7), strict=True):
-            rows = frame.filter(polars.col("customer") == user).sort("rank")
-            assert rows["rank"].to_list() == [1, 2, 3, 4, 5, 6, 7]
-            assert rows.select("sku", "score").rows() == found
-        assert len(frame) == 7 * len(people)
-        seen = {
-            (user, item)
-            for row, user in enumerate(people, 1)
-            for item in shopkeeper().items.of(shopkeeper().seen.of(row)).tolist()
-        }
-        assert seen
-        assert not seen & set(frame.select("customer", "sku").rows())
-
-    def test_what_was_seen_comes_when_asked_for(self, tmp_path: Path) -> None:
-        into = tmp_path / "lists.parquet"
-        count = pipeline.write_recommendations(shopkeeper(), into, 40, include_seen=True)
-        assert count == len(polars.read_parquet(into)) == 60 * 40
-
-    def test_some_users_may_be_asked_for(self, tmp_path: Path) -> None:
-        into = tmp_path / "lists.parquet"
-        pipeline.write_recommendations(shopkeeper(), into, 2, users=["c7", "c3"])
-        frame = polars.read_parquet(into)
-        assert frame["customer"].to_list() == ["c7", "c7", "c3", "c3"]
-
-    @pytest.mark.parametrize(("users", "k"), [(["nobody"], 2), (None, 41), (None, 0)])
-    def test_what_can_not_be_answered_leaves_no_file(
-        self, tmp_path: Path, users: list[str] | None, k: int
-    ) -> None:
-        with pytest.raises(RequestError):
-            pipeline.write_recommendations(shopkeeper(), tmp_path / "x.parquet", k, users=users)
-        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.data

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from twotower import __version__
 from twotower.errors import TwoTowerError
+from twotower.export import commands as exporting
 from twotower.serving import commands as serving
 
 if TYPE_CHECKING:
@@ -304,21 +305,33 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all", help="Every user of the run.")] = False,
     into: Into = None,
     include_seen: Annotated[bool, typer.Option(help="Recommend seen items too.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the job for FILE that was stopped.")
+    ] = False,
 ) -> None:
     """Print recommendations with their evidence, or write those of all users to a file."""
-    from twotower import pipeline, runs
+    from twotower import runs
     from twotower.errors import RequestError
+    from twotower.export.lists import recommend_all, recommend_some
     from twotower.terminal import show
     from twotower.terminal.progress import Bars
 
     if bool(users) == all_users or (all_users and into is None):
         raise RequestError("recommend: give ids of users, or --all with --into FILE.parquet")
+    if resume and not all_users:
+        raise RequestError(
+            "recommend: --resume goes on with --all; leave it out for some users"
+        )
+    if all_users and into is not None:
+        with Bars(err) as bars:
+            count = recommend_all(
+                run, into, k, include_seen=include_seen, resume=resume, watch=bars
+            )
+        out.print(f"{into}: {count:,} rows", highlight=False)
+        return
     recommender = runs.load(run)
     if into is not None:
-        with Bars(err) as bars:
-            count = pipeline.write_recommendations(
-                recommender, into, k, users=users, include_seen=include_seen, watch=bars
-            )
+        count = recommend_some(recommender, users or [], into, k, include_seen=include_seen)
         out.print(f"{into}: {count:,} rows", highlight=False)
         return
     # All before any is shown, so that an unknown user is not found out halfway.
@@ -343,20 +356,9 @@ def similar(
     show.similar(out, recommender, found)
 
 
-@app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.parquet"))
-def embed(
-    run: Run,
-    what: Annotated[str, typer.Argument(help="users or items.")],
-    into: Annotated[Path, typer.Option(help="The Parquet file to write.")],
-) -> None:
-    """Write the vectors of users or items; their inner product is the score."""
-    from twotower import runs
-    from twotower.retrieval.write import write_embeddings
-
-    count = write_embeddings(runs.load(run), what, into)
-    out.print(f"{into}: {count:,} rows", highlight=False)
-
-
+app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.parquet"))(
+    exporting.embed
+)
 app.command(epilog=_example("serve runs/20260131-120000-lab"))(serving.serve)
 app.command(epilog=_example("key shop --scope read --scope write --into keys.txt"))(serving.key)
 

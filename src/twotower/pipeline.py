@@ -9,7 +9,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,9 +38,7 @@ from twotower.retrieval.encode import (
     require_finite,
     user_vectors,
 )
-from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
-from twotower.retrieval.write import write_blocks
 from twotower.training import unfinished
 from twotower.training.choices import WEIGHED
 from twotower.training.learn import Learned, learn
@@ -370,38 +368,3 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-
-
-def write_recommendations(
-    recommender: Recommender,
-    path: Path,
-    k: int,
-    *,
-    users: list[str] | None = None,
-    include_seen: bool = False,
-    watch: Watch | None = None,
-) -> int:
-    """Write ``user id, item id, rank, score``, ids under their own names; a block at a time.
-
-    Args:
-        users: whose; None for everybody.
-
-    Returns:
-        How many rows were written.
-
-    Raises:
-        RequestError: users that are not known, or the file can not be written.
-    """
-    watch = watch or Watch()
-    if users is None:
-        blocks = recommender.batches(k, include_seen=include_seen)
-        watch.stage("recommending", len(recommender.users))
-    else:
-        blocks = iter([recommender.recommend(users, k, include_seen=include_seen)])
-    return write_blocks(_columns_of(blocks, watch), path)
-
-
-def _columns_of(blocks: Iterator[Recommendations], watch: Watch) -> Iterator[dict[str, Any]]:
-    for block in blocks:
-        yield block.columns()
-        watch.advance(len(block))

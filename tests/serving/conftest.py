@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from servers import Postgres, Server, serving
+from servers import Server, serving
 
+from databases import Postgres
 from twotower import runs
 from twotower.retrieval.recommender import Recommender
 from worlds import trained

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Postgres, Server, serving
+from servers import Server, serving
 
+from databases import Postgres
 from twotower.serving.client import Client, ClientEvent
 from twotower.serving.state import Event, State
 

@@ -76,7 +76,7 @@ class TransformerHistory(nn.Module):
             len(items), device=device
         )
         tokens = torch.cat([items, self.beginning[None]]).index_select(0, source)
-        sequences = _Sequences.of(offsets)
+        sequences = Sequences.of(offsets)
         states = self.dropout(tokens)
         for block in self.blocks:
             states = block(states, sequences)
@@ -85,7 +85,7 @@ class TransformerHistory(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Sequences:
+class Sequences:
     """T tokens of B users end to end, and the same as rectangles of about one length.
 
     Linear layers work on the tokens as they are, without padding; attention wants rectangles,
@@ -103,7 +103,8 @@ class _Sequences:
     back: Int64[Tensor, " T"]
 
     @classmethod
-    def of(cls, offsets: Int64[Tensor, " B1"]) -> _Sequences:
+    def of(cls, offsets: Int64[Tensor, " B1"]) -> Sequences:
+        """The sequences that lie between offsets."""
         lengths, device = offsets[1:] - offsets[:-1], offsets.device
         places = torch.arange(int(offsets[-1]), device=device) - offsets[owners_of(offsets)]
         back = torch.empty_like(places)
@@ -136,11 +137,12 @@ class _Block(nn.Module):
         self.widen, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(
-        self, states: Float[Tensor, "T D"], sequences: _Sequences
+        self, states: Float[Tensor, "T D"], sequences: Sequences
     ) -> Float[Tensor, "T D"]:
         """Each token's state after what it and those before it in its sequence say."""
         read = self.attention_in(self.attention_norm(states))
-        query, key, value = read.view(len(states), 3, self.heads, -1).unbind(1)
+        width = states.shape[1] // self.heads
+        query, key, value = read.view(-1, 3, self.heads, width).unbind(1)
         turned = torch.cat([_turned(query, key, sequences.places), value[:, None]], 1)
         mixed = []
         for rows in sequences.rectangles:

@@ -399,10 +399,10 @@ class Recommender:
         return ids, scores.numpy()
 
     def batches(
-        self, k: int, *, include_seen: bool = False, size: int = 4096
+        self, k: int, *, include_seen: bool = False, size: int = 4096, first: int = 1
     ) -> Iterator[Recommendations]:
-        """Recommendations for every user, a block at a time."""
-        for start in range(1, len(self.users) + 1, size):
+        """Recommendations for every user from the row ``first`` on, a block at a time."""
+        for start in range(first, len(self.users) + 1, size):
             rows = np.arange(start, min(start + size, len(self.users) + 1))
             yield self.recommend_rows(rows, k, include_seen=include_seen)
 

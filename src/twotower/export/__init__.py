@@ -1,0 +1,1 @@
+"""What is made of a run for use elsewhere: lists of everybody, vectors, towers."""
