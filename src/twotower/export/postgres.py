@@ -83,7 +83,7 @@ def write_to_postgres(
 def _rows(recommender: Recommender, side: str) -> tuple[Ids, np.ndarray]:
     if side == "users":
         return recommender.users, recommender.user_vectors[1:].numpy()
-    chosen = torch.nonzero(recommender.is_candidate()).squeeze(1)
+    chosen = torch.nonzero(recommender.is_candidate).squeeze(1)
     ids = Ids(recommender.items.column, recommender.items.values[chosen.numpy()])
     return ids, recommender.item_vectors[1:][chosen].numpy()
 
