@@ -40,7 +40,6 @@ class Size:
 
     Attributes:
         rows: interactions that are learned from.
-        longest: items of a user at most.
         user_width, item_width: numbers that a user's or an item's features are.
         texts: columns of texts, each of which has a table of its own.
         is_kept: whether interactions, and what is made of them, stay on the disk.
