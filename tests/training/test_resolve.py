@@ -99,8 +99,8 @@ def test_every_auto_becomes_what_its_description_says(
     has_bias = loss not in {"triplet", "ccl"}
     assert made.model.item_bias == (made.model.item_ids and has_bias)
     assert made.data.split == "random"
-    # The device is the machine's and not the data's.
-    assert autos(made.model_dump()) == ["training.device"]
+    # Device and memory are the machine's and not the data's.
+    assert autos(made.model_dump()) == ["training.device", "data.memory_gib"]
 
 
 def test_the_sparser_the_data_the_lower_the_temperature() -> None:

@@ -40,7 +40,6 @@ class Size:
 
     Attributes:
         rows: interactions that are learned from.
-        longest: items of a user at most.
         user_width, item_width: numbers that a user's or an item's features are.
         texts: columns of texts, each of which has a table of its own.
         is_kept: whether interactions, and what is made of them, stay on the disk.
@@ -94,7 +93,7 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     numbers = rows_of_tables * dim + size.texts * model.text_buckets * model.text_dim
     # Weights, two moments and the best ones so far; a gradient of all rows where a step has it.
     copies = 5 if training.negatives_from == "all" else 4
-    history = 0 if model.history == "none" else min(model.history_length, _each(size))
+    history = 0.0 if model.history == "none" else min(float(model.history_length), _each(size))
     parts = {
         f"for tables of {rows_of_tables:,} ids, their moments and the best of them": numbers
         * copies
@@ -161,7 +160,7 @@ def _step(size: Size, config: Config, history: float) -> dict[str, float]:
     masks = 2 * rows * others if others and source != "all" else 0
     return {
         f"for the layers of a step of {rows:,} rows": towers,
-        f"for comparing {rows:,} rows with {others:,} others": logits + masks,
+        f"for comparing {rows:,} rows with {others:,} others": float(logits + masks),
     }
 
 
