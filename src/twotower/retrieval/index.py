@@ -24,8 +24,8 @@ from torch import Tensor
 
 from twotower.retrieval.select import GROUP, MOST_QUERIES, Best
 
-# A tile of scores: so many queries, so many bytes for each. Its 4 MiB fit into a large cache.
-_QUERIES, _TILE_BYTES = 256, 16_384
+# A tile of scores: so many queries, so many bytes for each. Its 3 MiB fit into a large cache.
+_QUERIES, _TILE_BYTES = 256, 12_288
 # Below this many scores neither threads nor a second copy of the items pay.
 _FEW_SCORES = 2**22
 # Scores of a block that come from elsewhere: 16 MiB of float32.
@@ -128,9 +128,10 @@ class ExactIndex:
             vectors = first.vectors[start : start + width]
             scores = buffer[: len(queries) * len(vectors)].view(len(queries), len(vectors))
             torch.mm(left, vectors.T, out=scores)
-            part = slice(cuts[tile], cuts[tile + 1])
-            barred = owners[part] * len(vectors) + (excluded[part] - start)
-            scores.view(-1).index_fill_(0, torch.from_numpy(barred), -torch.inf)
+            if cuts[tile] < cuts[tile + 1]:
+                part = slice(cuts[tile], cuts[tile + 1])
+                barred = owners[part] * len(vectors) + (excluded[part] - start)
+                scores.view(-1).index_fill_(0, torch.from_numpy(barred), -torch.inf)
             best.offer(_padded(scores), start)
         places, exact = best.found()
         return first.positions(places), exact
