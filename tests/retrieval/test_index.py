@@ -143,12 +143,13 @@ def test_neither_tiles_nor_the_first_pass_nor_threads_change_a_bit(
         assert same(by_index(question), by_sorting(question))
 
 
-@given(questions(), st.integers(1, 500))
+@given(questions(), st.integers(1, 500), st.booleans())
 def test_ready_scores_are_ranked_as_an_index_ranks_its_own(
-    question: Question, size: int
+    question: Question, size: int, are_few: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK_SCORES", size)
+        patch.setattr(module, "_FEW_SCORES", 2**22 * are_few)
         assert same(by_scores(question), by_sorting(question))
 
 

@@ -239,10 +239,23 @@ def top_k(
             scores.masked_fill_(barred, -torch.inf)
         items, owners = map(torch.from_numpy, _of_owners(excluded, start, stop))
         scores[owners, items] = -torch.inf
-        best = Best(stop - start, k)
-        best.offer(_padded(scores), 0)
-        positions[start:stop], values[start:stop] = best.found()
+        found = _of_few(scores, k) if scores.numel() < _FEW_SCORES // 16 else None
+        if found is None:
+            best = Best(stop - start, k)
+            best.offer(_padded(scores), 0)
+            found = best.found()
+        positions[start:stop], values[start:stop] = found
     return torch.from_numpy(positions), torch.from_numpy(values)
+
+
+def _of_few(scores: Float32[Tensor, "b I"], k: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """What ``Best`` finds, sooner where scores are few; None where some of the best are equal."""
+    values, positions = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    later = values[:, 1:]
+    if bool(((later == values[:, :-1]) & (later > -torch.inf)).any()):
+        return None
+    positions.masked_fill_(values == -torch.inf, -1)
+    return positions[:, :k].numpy(), values[:, :k].numpy()
 
 
 def _of_owners(
