@@ -249,7 +249,7 @@ def top_k(
 
 
 def _of_few(scores: Float32[Tensor, "b I"], k: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """What ``Best`` finds, sooner where scores are few; None where some of the best are equal."""
+    """What ``Best`` finds, sooner where scores are few; None if some of the best are equal."""
     values, positions = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
     later = values[:, 1:]
     if bool(((later == values[:, :-1]) & (later > -torch.inf)).any()):
