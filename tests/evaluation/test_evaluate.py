@@ -67,7 +67,7 @@ def test_a_ranking_holds_the_best_of_what_was_not_seen_and_may_be_recommended(
 
 def ranked_by(recommender: Recommender, held: ev.HeldOut, k: int) -> np.ndarray:
     users = recommender.user_vectors[torch.from_numpy(held.user_rows)]
-    index = recommender.index()
+    index = recommender.index
     assert index.is_candidate is not None
     return ev.rank(
         lambda part: users[part] @ index.vectors.T,

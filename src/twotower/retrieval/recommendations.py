@@ -16,7 +16,8 @@ class Recommendations:
     Attributes:
         user_column, item_column: the ids' names in the tables that went in.
         user_ids: (U,).
-        item_ids: (U, K), None where a list is shorter than K.
+        item_ids: (U, K), of the ids' own type; objects where some list is shorter than K,
+            with None there.
         scores: (U, K) float32, ``-inf`` there.
     """
 
@@ -43,7 +44,7 @@ class Recommendations:
         there = np.isfinite(self.scores)
         users, ranks = np.nonzero(there)
         items = self.item_ids[there]
-        if len(items) and isinstance(items[0], int | np.integer):
+        if items.dtype == object and len(items) and isinstance(items[0], int):
             items = items.astype(np.int64)
         return {
             self.user_column: self.user_ids[users],

@@ -359,6 +359,7 @@ class Recommender:
                 some[1:] |= ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
         return some
 
+    @cached_property
     def index(self) -> ExactIndex:
         """The items, ready to be searched; position n is row n + 1."""
         return ExactIndex(self.item_vectors[1:], self.is_candidate)
@@ -374,7 +375,7 @@ class Recommender:
             raise RequestError(
                 f"k must be 1 to {len(self.items):,}, the number of items; got {k}"
             )
-        found = self._lists(self.index(), vectors, k, excluded)
+        found = self._lists(self.index, vectors, k, excluded)
         return Recommendations(self.users.column, self.items.column, user_ids, *found)
 
     def _lists(
@@ -394,8 +395,12 @@ class Recommender:
             excluded_owners=None if owners is None else torch.from_numpy(owners),
         )
         found = positions.numpy()
-        ids = self.items.values[np.maximum(found, 0)].astype(object)
-        ids[found < 0] = None
+        ids = self.items.values[np.maximum(found, 0)]
+        is_short = found < 0
+        # Numbers stay numbers where no list is short: objects would cost more than the search.
+        if is_short.any() or not self.items.are_numbers:
+            ids = ids.astype(object)
+            ids[is_short] = None
         return ids, scores.numpy()
 
     def batches(
