@@ -31,6 +31,7 @@ from twotower.data.interactions import Histories
 from twotower.data.synthetic import generate
 from twotower.retrieval import index as module
 from twotower.retrieval.index import ExactIndex
+from twotower.retrieval.write import write_blocks
 
 DIM, SEEN = 128, 100
 Ranker = Callable[[], object]
