@@ -27,7 +27,7 @@ COMMANDS = {
     "lab_throughput": ["lab_throughput"],
     "serving": ["serving"],
     "ranking": ["ranking"],
-    "ranking_1m": ["ranking", "--items", "1000000", "--users", "2000", "--rounds", "3"],
+    "ranking_1m": ["ranking", "--items", "1000000", "--users", "1000", "--rounds", "3"],
     "ranking_file": ["ranking", "--file", "--users", "100000"],
     "holdout": ["holdout", "--seeds", "42", "43"],
 }

@@ -4,6 +4,7 @@ Vectors are random and the same for all. The products alone, in blocks of the be
 one buffer, are the limit: nobody can rank what was not scored.
 
     python -m benchmarks.ranking [--items N] [--users N] [--k N] [--rounds N] [--threads N]
+        [--only NAME ...]
     python -m benchmarks.ranking --file [--items N] [--users N] [--k N]
 
 The latter writes everybody's list into a Parquet file, 100 seen items left out for each user.
@@ -108,12 +109,18 @@ def disagreements(users: Tensor, items: Tensor, k: int) -> int:
     return wrong
 
 
-def compare(num_items: int, num_users: int, k: int, rounds: int, threads: int) -> None:
+def compare(
+    num_items: int, num_users: int, k: int, rounds: int, threads: int, only: list[str]
+) -> None:
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     items = torch.randn(num_items, DIM, generator=generator)
     users = torch.randn(num_users, DIM, generator=generator)
-    ways = rankers(users, items, k, threads)
+    ways = {
+        name: way
+        for name, way in rankers(users, items, k, threads).items()
+        if name.startswith(("products", *only))
+    }
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
@@ -189,12 +196,13 @@ def main() -> None:
     defaults = {"items": 100_000, "users": 20_000, "k": 100, "rounds": 5, "threads": 2}
     for name, default in defaults.items():
         arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--only", nargs="+", default=[""], help="how their names begin")
     arguments.add_argument("--file", action="store_true")
     given = arguments.parse_args()
     if given.file:
         write_file(given.items, given.users, given.k)
     else:
-        compare(given.items, given.users, given.k, given.rounds, given.threads)
+        compare(given.items, given.users, given.k, given.rounds, given.threads, given.only)
 
 
 if __name__ == "__main__":
