@@ -181,5 +181,6 @@ BAD: list[Bad] = [
     ("no such run", "POST", "/v1/admin/load", {"run": "three"}, 404, "no run"),
     ("no such route", "GET", "/v1/secrets", None, 404, "Not Found"),
     ("up the tree", "GET", "/../../etc/passwd", None, 404, "Not Found"),
+    ("a slash more", "GET", "/v1/about/", None, 404, "Not Found"),
     ("no such method", "DELETE", "/v1/recommend", None, 405, "Not Allowed"),
 ]

@@ -96,6 +96,8 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         description="Recommendations of two towers.",
         docs_url=None,
         redoc_url=None,
+        # Its address would be made of the host that the request claims.
+        redirect_slashes=False,
     )
     app.state.service = service
     app.state.showcase = Showcase(service)

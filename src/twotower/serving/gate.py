@@ -155,7 +155,7 @@ async def answer_problem(
     send: Send, status: int, text: str, request_id: str, *, close: bool = False
 ) -> None:
     """Answer with one sentence of what is wrong."""
-    body = json.dumps({"error": text, "request_id": request_id}).encode()
+    body = problem_body(text, request_id)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
@@ -164,6 +164,11 @@ async def answer_problem(
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def problem_body(text: str, request_id: str) -> bytes:
+    """One sentence of what is wrong, as every refusal has it."""
+    return json.dumps({"error": text, "request_id": request_id}).encode()
 
 
 class JsonLines(logging.Formatter):

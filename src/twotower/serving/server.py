@@ -21,6 +21,7 @@ from twotower import runs
 from twotower.errors import RequestError, reason
 from twotower.serving import crew
 from twotower.serving.app import create_app
+from twotower.serving.connection import patient_for
 from twotower.serving.follow import follow, wanted
 from twotower.serving.gate import Limits, log_as_json
 from twotower.serving.keys import Key
@@ -114,6 +115,8 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(service, plan.keys, plan.limits),
+            http=patient_for(plan.limits.body_seconds),
+            ws="none",
             log_config=None,
             access_log=False,
             proxy_headers=False,
