@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Postgres, Server, serving
+from servers import Server, serving
 
+from databases import Postgres
 from processes import warm
 from twotower.serving.state import State
 
@@ -101,6 +102,19 @@ def test_a_run_is_loaded_and_rolled_back_by_all_workers_and_nobody_is_kept_waiti
         soon(lambda: answering(server), "two")
         assert server.ask("POST", "/v1/admin/rollback").json["run"] in {"one", "two"}
     assert statuses == {200}
+
+
+def test_a_run_that_was_just_swapped_is_not_swapped_back_by_word_of_the_one_before(
+    run: Path,
+) -> None:
+    with serving(run) as server:
+        assert server.post("/v1/admin/load", {"run": "two"}).status == 200
+        for turn in range(30):
+            expected = ("one", "two")[turn % 2]
+            assert server.ask("POST", "/v1/admin/rollback").json["run"] == expected
+            # Refused while a run is being loaded by whoever.
+            reply = server.post("/v1/admin/load", {"run": "none"})
+            assert (reply.status, answering(server)) == (404, expected)
 
 
 def test_a_worker_that_dies_is_replaced_by_one_that_knows_all_that_was_told(run: Path) -> None:

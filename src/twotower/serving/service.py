@@ -241,8 +241,7 @@ class Service:
         if not self._loading.acquire(blocking=False):
             raise ServiceError(409, "another run is being loaded; try again", retry_after=5)
         try:
-            served = self._swap(self._find(name))
-            self._tell_run(served)
+            served = self._swap(self._find(name), tells=True)
         finally:
             self._loading.release()
         return served
@@ -258,7 +257,7 @@ class Service:
                 raise ServiceError(409, "there is no run to go back to; load one first")
             old, self._previous = self._previous, self.served
             served = self._serve(self._brought_up(old))
-        self._tell_run(served)
+            self._tell_run(served)
         return served
 
     def _find(self, name: str) -> Served:
@@ -273,11 +272,13 @@ class Service:
         _warm(loaded.recommender)
         return loaded
 
-    def _swap(self, loaded: Served) -> Served:
+    def _swap(self, loaded: Served, *, tells: bool) -> Served:
         with self._changing:
             old = self.served
             served = self._serve(self._brought_up(loaded))
             self._previous = old
+            if tells:
+                self._tell_run(served)
         return served
 
     def _follow(self, name: str) -> None:
@@ -287,13 +288,14 @@ class Service:
                 if self.served.name == name:
                     return
                 if self._previous is not None and self._previous.name == name:
-                    self._swap(self._previous)
+                    self._swap(self._previous, tells=False)
                 else:
-                    self._swap(self._find(name))
+                    self._swap(self._find(name), tells=False)
             except TwoTowerError as error:
                 _log.error("not loaded", extra={"fields": {"run": name, "why": str(error)}})
 
     def _tell_run(self, served: Served) -> None:
+        # Within the lock, or the news of the run before would be followed in between.
         try:
             self._state.tell(self._topic, served.name)
         except StateError as error:
