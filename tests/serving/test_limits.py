@@ -12,13 +12,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from servers import Reply, serving
+from pydantic import ValidationError
+from servers import Reply, Server, serving
 
 from processes import cold, warm
 from twotower.errors import RequestError
+from twotower.serving import schemas
 from twotower.serving.keys import add_key, find_key, make_key, read_keys
 
 HEAVY = {"people": [{"user": 100 + n % 120} for n in range(40)], "k": 40, "explain": True}
@@ -71,6 +74,85 @@ def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_grac
         done = server.stop()
         assert done.code == 0
         assert "Traceback" not in done.err
+
+
+HEAD = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_head_that_does_not_come_is_given_up(run: Path, asked_before: bool) -> None:
+    with serving(run, "--seconds 0.5") as server, connected(server) as slow:
+        if asked_before:
+            slow.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not (said := slow.recv(4096)).endswith(b"ok"):
+                assert said
+        slow.sendall(HEAD)
+        time.sleep(0.1)
+        # One byte now and then is no progress.
+        slow.sendall(b"x")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert slow.recv(4096) == b""
+
+
+def test_who_says_nothing_is_not_waited_for_and_told_nothing(run: Path) -> None:
+    with serving(run, "--seconds 0.5") as server, connected(server) as silent:
+        assert silent.recv(4096) == b""
+
+
+def test_a_head_without_end_is_refused(run: Path) -> None:
+    with serving(run) as server, connected(server) as wordy:
+        wordy.sendall(HEAD + b"X-Long: " + b"x" * 60_000)
+        time.sleep(0.2)
+        wordy.sendall(b"x" * 6_000)
+        assert wordy.recv(4096).startswith(b"HTTP/1.1 431 ")
+
+
+def test_who_does_not_read_the_answers_is_cut_off(run: Path) -> None:
+    with serving(run, "--seconds 0.5") as server, connected(server) as deaf:
+        # More than systems keep for a reader.
+        deaf.sendall(b"GET /page/map.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)
+        deadline = time.monotonic() + 30
+        while is_established(server, deaf):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert server.post("/v1/recommend", LIGHT).status == 200
+
+
+def is_established(server: Server, client: socket.socket) -> bool:
+    """Whether the service holds its end of a connection, by the system's own table."""
+    ends = f":{urlsplit(server.url).port:04X}", f":{client.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if local.endswith(ends[0]) and remote.endswith(ends[1]):
+            return state == "01"
+    return False
+
+
+MANY_KEYS = {f"c{n}": None for n in range(50_000)}
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (schemas.RecommendBody, {"people": [{}], "where": {"year": [None] * 150_000}}),
+        (schemas.RecommendBody, {"people": [{}], "where": MANY_KEYS}),
+        (schemas.RecommendBody, {"people": [{}], "where": {"year": MANY_KEYS}}),
+        (schemas.RecommendBody, {"people": [{}], "at_most": MANY_KEYS}),
+        (schemas.RecommendBody, {"people": [{"history": [[]] * 900}] * 200}),
+        (schemas.ScoreBody, {"pairs": [dict.fromkeys(list(MANY_KEYS)[:90])] * 900}),
+        (schemas.SimilarBody, MANY_KEYS),
+    ],
+)
+def test_of_very_many_mistakes_a_few_are_looked_for(model: Any, body: dict[str, Any]) -> None:
+    """All of them took seconds and hundreds of megabytes, in which nobody else was heard."""
+    with pytest.raises(ValidationError) as error:
+        model.model_validate(body)
+    assert error.value.error_count() < 1000
+
+
+def connected(server: Server) -> socket.socket:
+    place = urlsplit(server.url)
+    return socket.create_connection((place.hostname, place.port), timeout=20)
 
 
 def test_keys_open_what_they_are_for_and_stand_nowhere(run: Path, tmp_path: Path) -> None:

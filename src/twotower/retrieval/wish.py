@@ -6,9 +6,17 @@ Nothing heavy is imported here, so that a client needs no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    model_validator,
+)
 
 
 def _plain(value: Any) -> Any:
@@ -33,9 +41,26 @@ Id = Annotated[
 ]
 """The id of a user or an item, a whole number or a text, as in the tables."""
 
+
+_MOST_KEYS = 100
+
+
+def _few_keys(value: Any, most: int = _MOST_KEYS) -> Any:
+    """Refuse at once what has very many keys; else each could be a mistake to be told."""
+    if isinstance(value, Mapping) and len(value) > most:
+        raise ValueError(f"has at most {most} keys, got {len(value):,}")
+    return value
+
+
+Few = BeforeValidator(_few_keys)
 Scalar = StrictBool | WholeNumber | Annotated[float, Field(strict=True)] | StrictStr
+Scalars = Annotated[list[Scalar], Field(fail_fast=True)]
 Comparison = Literal["=", "in", "not in", ">", ">=", "<", "<="]
-Condition = Scalar | list[Scalar] | dict[Comparison, Scalar | list[Scalar]]
+Comparisons = Annotated[
+    dict[Comparison, Scalar | Scalars],
+    BeforeValidator(lambda value: _few_keys(value, len(get_args(Comparison)))),
+]
+Condition = Scalar | Scalars | Comparisons
 """``"jazz"``, ``["jazz", "folk"]`` (one of them), or ``{">=": 1990, "<": 2000}`` (all hold)."""
 
 Basis = Literal["id", "features", "history", "popularity"]
@@ -45,6 +70,11 @@ class Value(BaseModel):
     """A frozen value of finite numbers and known names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, given: Any) -> Any:
+        return _few_keys(given)
 
 
 class Person(Value):
@@ -57,10 +87,13 @@ class Person(Value):
     )
     history: list[Id] = Field(
         default_factory=list,
+        fail_fast=True,
         description="Items the person liked beside those known of them, oldest first.",
     )
     exclude: list[Id] = Field(
-        default_factory=list, description="Items not to be recommended to this person."
+        default_factory=list,
+        fail_fast=True,
+        description="Items not to be recommended to this person.",
     )
 
 
@@ -72,13 +105,19 @@ class Wish(Value):
         default=False, description="Whether what was met may come again."
     )
     exclude: list[Id] = Field(
-        default_factory=list, description="Items not to be recommended to anybody."
+        default_factory=list,
+        fail_fast=True,
+        description="Items not to be recommended to anybody.",
     )
-    where: dict[str, Condition] = Field(
-        default_factory=dict, description="Only items whose columns fulfil all of these."
+    where: Annotated[dict[str, Condition], Few] = Field(
+        default_factory=dict,
+        max_length=_MOST_KEYS,
+        description="Only items whose columns fulfil all of these.",
     )
-    at_most: dict[str, Annotated[int, Field(ge=1)]] = Field(
-        default_factory=dict, description="By column: so many items of a list share a value."
+    at_most: Annotated[dict[str, Annotated[int, Field(ge=1)]], Few] = Field(
+        default_factory=dict,
+        max_length=_MOST_KEYS,
+        description="By column: so many items of a list share a value.",
     )
     diversity: float = Field(
         default=0.0, ge=0, le=1, description="0 by score alone, 1 by unlikeness alone (MMR)."

@@ -14,7 +14,8 @@ MOST_ITEMS = 1000
 MOST_PEOPLE = 256
 
 Token = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
-Ids = Annotated[list[Id], Field(max_length=MOST_ITEMS)]
+# The first mistake of a list is told, and others are not looked for: they may be a million.
+Ids = Annotated[list[Id], Field(max_length=MOST_ITEMS, fail_fast=True)]
 
 
 class PersonBody(Person):
@@ -37,7 +38,7 @@ class PersonBody(Person):
 class RecommendBody(Wish):
     """Whom to recommend to, and how the lists are to be."""
 
-    people: list[PersonBody] = Field(min_length=1, max_length=MOST_PEOPLE)
+    people: list[PersonBody] = Field(min_length=1, max_length=MOST_PEOPLE, fail_fast=True)
     k: int = Field(default=10, ge=1, le=MOST_ITEMS, description="How many items a list.")
     exclude: Ids = Field(
         default_factory=list, description="Items not to be recommended to anybody."
@@ -52,7 +53,7 @@ class RecommendBody(Wish):
 class SimilarBody(Value):
     """Items, and how many that are like each."""
 
-    items: Annotated[list[Id], Field(min_length=1, max_length=MOST_PEOPLE)]
+    items: Annotated[list[Id], Field(min_length=1, max_length=MOST_PEOPLE, fail_fast=True)]
     k: int = Field(default=10, ge=1, le=MOST_ITEMS)
 
 
@@ -66,7 +67,7 @@ class Pair(Value):
 class ScoreBody(Value):
     """Pairs to be scored."""
 
-    pairs: list[Pair] = Field(min_length=1, max_length=MOST_ITEMS)
+    pairs: list[Pair] = Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
 
 
 class ItemBody(Value):
@@ -79,7 +80,7 @@ class ItemBody(Value):
 class ItemsBody(Value):
     """Items to be known, each once."""
 
-    items: list[ItemBody] = Field(min_length=1, max_length=MOST_ITEMS)
+    items: list[ItemBody] = Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
 
 
 class EventBody(Value):
@@ -103,7 +104,7 @@ class EventBody(Value):
 class EventsBody(Value):
     """Events, in the order they happened."""
 
-    events: list[EventBody] = Field(min_length=1, max_length=MOST_ITEMS)
+    events: list[EventBody] = Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
 
 
 class LoadBody(Value):
@@ -196,7 +197,7 @@ class FindBody(Value):
 class CardsBody(Value):
     """Items to be shown."""
 
-    items: Annotated[list[Id], Field(min_length=1, max_length=MOST_ITEMS)]
+    items: Annotated[list[Id], Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)]
 
 
 class CardsAnswer(Answered):
