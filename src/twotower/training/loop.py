@@ -18,6 +18,7 @@ from twotower.config import TrainingConfig
 from twotower.errors import TwoTowerError
 from twotower.model.transformer import TransformerHistory
 from twotower.model.two_tower import TwoTower
+from twotower.training.lazy import LazyAdam
 from twotower.training.objective import Objective
 
 # Rows of a step up to which one thread does it.
@@ -66,8 +67,8 @@ class Progress:
 class Optimizers:
     """One optimizer for the dense layers and one for the tables, lazy where rows are few.
 
-    Lazy means: a row that is not in the batch keeps its moments and its place (SparseAdam),
-    so that a step costs as much for a table of ten million rows as for one of a thousand.
+    Lazy means: a row that is not in the batch keeps its moments and its place (`LazyAdam`), so
+    that a step costs as much for a table of ten million rows as for one of a thousand.
     """
 
     def __init__(self, model: TwoTower, config: TrainingConfig, *, lazy: bool) -> None:
@@ -89,7 +90,7 @@ class Optimizers:
             kind(dense, rate, weight_decay=config.weight_decay, fused=fused)
         ]
         if tables and lazy:
-            self.parts.append(torch.optim.SparseAdam(tables))
+            self.parts.append(LazyAdam(tables))
         elif tables:
             self.parts.append(torch.optim.Adam(tables, fused=fused))
 
