@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class PlainTower(nn.Module):
         self.codes = nn.ModuleList(nn.Embedding(size, CATEGORY_DIM) for size in sizes)
         widths = [len(sizes) * CATEGORY_DIM, *HIDDEN]
         layers: list[nn.Module] = []
-        for below, above in zip(widths, widths[1:], strict=False):
+        for below, above in pairwise(widths):
             layers += [nn.Linear(below, above), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], DIM))
 
@@ -118,8 +119,9 @@ class PlainTower(nn.Module):
 
 def plain(world: World, loss: str, rows: int) -> Contestant:
     """PyTorch with dense Adam; all data in tensors, batches of random rows."""
-    users, items = PlainTower(len(world.user_codes), USER_FEATURES), PlainTower(
-        len(world.item_codes), ITEM_FEATURES
+    users, items = (
+        PlainTower(len(world.user_codes), USER_FEATURES),
+        PlainTower(len(world.item_codes), ITEM_FEATURES),
     )
     adam = torch.optim.Adam([*users.parameters(), *items.parameters()])
     user_codes = torch.from_numpy(world.user_codes.astype(np.int64))

@@ -10,22 +10,28 @@ are 0.
 
 The softmax losses never hold all logits: they take a few users at a time in one buffer and
 make the gradients on the way, in the forward pass. So they can be differentiated once only.
+Under autocast their products, and the logits in that buffer, have its precision; what comes of
+them does not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from twotower.model.precision import product_dtype
+
+# Logits that are held at once, and of how many users at most: what the processor keeps near.
+_HELD, _MOST_ROWS = 2**20, 256
 
 Scalar = Float[Tensor, ""]
 
@@ -114,9 +120,16 @@ def in_batch_softmax(
     if log_q is not None:
         # Of a row's B candidates only B - 1 were drawn: it is itself not one of its negatives.
         log_q = log_q + math.log(max(len(item) - 1, 1) / len(item))
-    is_hit = is_hit.clone().fill_diagonal_(True)
+    hit_users, hit_rows = is_hit.clone().fill_diagonal_(True).nonzero(as_tuple=True)
     return sampled_softmax(
-        user, item, item, is_hit, temperature=temperature, log_q_negative=log_q, weights=weights
+        user,
+        item,
+        item,
+        hit_users=hit_users,
+        hit_rows=hit_rows,
+        temperature=temperature,
+        log_q_negative=log_q,
+        weights=weights,
     )
 
 
@@ -124,22 +137,24 @@ def sampled_softmax(
     user: Float[Tensor, "B D"],
     positive_item: Float[Tensor, "P D"],
     negative_item: Float[Tensor, "N D"],
-    is_hit: Bool[Tensor, "B N"],
     *,
+    hit_users: Int64[Tensor, " H"],
+    hit_rows: Int64[Tensor, " H"],
     positive_user: Int64[Tensor, " P"] | None = None,
     temperature: float = 1.0,
     log_q_positive: Float[Tensor, " P"] | None = None,
     log_q_negative: Float[Tensor, " N"] | None = None,
+    positive_bias: Float[Tensor, " P"] | None = None,
+    negative_bias: Float[Tensor, " N"] | None = None,
     weights: Float[Tensor, " P"] | None = None,
 ) -> Scalar:
     """Cross-entropy of users' items against N sampled items, shared by the batch.
 
     A row of ``user`` has one item or, where ``positive_user`` says of each item the row, any
     number; those then share one softmax and compete in it, as in `full_softmax`.
-    ``is_hit[b, n]`` says that sample n is a known positive of user b, the row's own items
-    included; it gets no probability. ``log_q_negative`` is the log of a sample's expected
-    share of the N: for draws with replacement the chance of one draw, for a set without
-    repeats the chance to be in it, over N.
+    ``log_q_negative`` is the log of a sample's expected share of the N: for draws with
+    replacement the chance of one draw, for a set without repeats the chance to be in it, over
+    N.
 
     With it the loss aims at `full_softmax`: a sample stands for ``1 / (N q)`` items, its
     logit is ``score / temperature - log(N q)``, and ``exp(loss)`` has the full softmax's as
@@ -147,6 +162,11 @@ def sampled_softmax(
     there by right and not by chance, must *not* be corrected (arXiv 2507.09331). The classic
     form (Yi et al., RecSys 2019) corrects it too, by ``log_q_positive``, and has the same aim
     only if the row's own item is no hit when it is sampled.
+
+    Args:
+        hit_users, hit_rows: of known positives among the samples the user and the sample, the
+            rows' own items included; they get no probability. Ascending by user is fastest.
+        positive_bias, negative_bias: what is added to the logits of the items.
 
     Returns:
         The mean over items, in nats an interaction; for uninformative towers ``log(1 + N)``
@@ -156,35 +176,32 @@ def sampled_softmax(
         ValueError: ``log_q_positive`` came without ``log_q_negative``.
 
     >>> user, item, negatives = torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(4, 2)
-    >>> is_hit = torch.tensor([[True, False, False, False]])
-    >>> sampled_softmax(user, item, negatives, is_hit).item()  # log(1 + 3)
+    >>> hit = torch.tensor([0])
+    >>> sampled_softmax(user, item, negatives, hit_users=hit, hit_rows=hit).item()  # log(1 + 3)
     1.386294...
     """
     if log_q_positive is not None and log_q_negative is None:
         raise ValueError("log_q_positive means nothing without log_q_negative: give both")
-    user = user / temperature
+    user = _cooled(user, temperature)
     owner = user if positive_user is None else user.index_select(0, positive_user)
-    own = (owner * positive_item).sum(dim=1)
+    own = torch.linalg.vecdot(owner, positive_item)
     log_n = math.log(len(negative_item))
+    if positive_bias is not None:
+        own = own + positive_bias
     if log_q_positive is not None:
         own = own - (log_q_positive + log_n)
+    bias = negative_bias
     if log_q_negative is not None:
-        # One more dimension costs less than one more pass over all logits.
-        log_count = (log_q_negative + log_n).unsqueeze(1)
-        user = torch.cat([user, torch.ones_like(user[:, :1])], dim=1)
-        negative_item = torch.cat([negative_item, -log_count], dim=1)
-    width = len(negative_item) + 1
-    targets = torch.arange(1, len(user) + 1, device=user.device) * width - 1
-    hits = _places(is_hit)
-    excluded = hits + hits // (width - 1)
+        bias = -(log_q_negative + log_n) if bias is None else bias - (log_q_negative + log_n)
+    excluded = _laid_flat(hit_users, hit_rows, len(negative_item))
     share = _shares(weights, own)
     if positive_user is None:
-        return _cross_entropy(user, negative_item, own, targets, share, excluded)
+        return _beside_own(user, negative_item, bias, own, share, excluded)
     # The chance of an item is that of any of its row's, times its share among those.
     together = _logsumexp_of_groups(own, positive_user, len(user))
     within = share @ (together.index_select(0, positive_user) - own)
     share = share.new_zeros(len(user)).index_add_(0, positive_user, share)
-    return within + _cross_entropy(user, negative_item, together, targets, share, excluded)
+    return within + _beside_own(user, negative_item, bias, together, share, excluded)
 
 
 def full_softmax(
@@ -196,8 +213,9 @@ def full_softmax(
     excluded_rows: Int64[Tensor, " E"] | None = None,
     excluded_users: Int64[Tensor, " E"] | None = None,
     target_weights: Float[Tensor, " P"] | None = None,
+    bias: Float[Tensor, " I"] | None = None,
     temperature: float = 1.0,
-    chunk_rows: int = 256,
+    chunk_rows: int | None = None,
 ) -> Scalar:
     """Cross-entropy of users' items against the whole catalogue; a user may have several.
 
@@ -213,8 +231,9 @@ def full_softmax(
             serving would never show. A pair that is a target too stays a target.
         excluded_users: And their users.
         target_weights: ``1 / (number of the user's targets)`` gives the mean over users.
+        bias: What is added to the logits of the items.
         temperature: Divides the scores.
-        chunk_rows: How many users' logits are held at once.
+        chunk_rows: How many users' logits are held at once; None for what suits their number.
 
     Returns:
         The mean over target pairs, in nats a pair; ``log(I)`` for uninformative towers.
@@ -230,11 +249,9 @@ def full_softmax(
     target_users, order = target_users.sort(stable=True)
     targets, excluded = target_users * len(items) + target_rows[order], target_rows[:0]
     if excluded_rows is not None and excluded_users is not None:
-        excluded = excluded_users * len(items) + excluded_rows
-        if (excluded_users[1:] < excluded_users[:-1]).any():
-            excluded = excluded.sort()[0]
-    user = user / temperature
-    return _cross_entropy(user, items, None, targets, share[order], excluded, chunk_rows)
+        excluded = _laid_flat(excluded_users, excluded_rows, len(items))
+    user = _cooled(user, temperature)
+    return _among_all(user, items, bias, targets, share[order], excluded, chunk_rows)
 
 
 def weighted_mean(losses: Float[Tensor, " B"], weights: Float[Tensor, " B"] | None) -> Scalar:
@@ -253,12 +270,16 @@ def _logsumexp_of_groups(
     return highest + total.clamp_min(torch.finfo(values.dtype).tiny).log()
 
 
-def _places(is_hit: Bool[Tensor, "B N"]) -> Int64[Tensor, " H"]:
-    """Where a mask, laid flat, is true; NumPy is several times as fast at it as torch."""
-    flat = is_hit.reshape(-1)
-    if flat.device.type != "cpu":
-        return flat.nonzero().squeeze(1)
-    return torch.from_numpy(np.flatnonzero(flat.numpy()))
+def _cooled(user: Float[Tensor, "B D"], temperature: float) -> Float[Tensor, "B D"]:
+    return user if temperature == 1 else user / temperature
+
+
+def _laid_flat(
+    users: Int64[Tensor, " E"], rows: Int64[Tensor, " E"], width: int
+) -> Int64[Tensor, " E"]:
+    """Places of pairs in a matrix laid flat, ascending by user."""
+    places = users * width + rows
+    return places.sort()[0] if bool((users[1:] < users[:-1]).any()) else places
 
 
 def _shares(weights: Tensor | None, like: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -267,67 +288,136 @@ def _shares(weights: Tensor | None, like: Float[Tensor, " B"]) -> Float[Tensor, 
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-def _cross_entropy(
+def _among_all(
     user: Float[Tensor, "B D"],
     items: Float[Tensor, "I D"],
-    own: Float[Tensor, " B"] | None,
+    bias: Float[Tensor, " I"] | None,
     targets: Int64[Tensor, " P"],
     share: Float[Tensor, " P"],
     excluded: Int64[Tensor, " E"],
-    chunk_rows: int = 256,
+    chunk_rows: int | None,
 ) -> Scalar:
-    """Sum of ``share * -log(probability)`` over the targets.
-
-    The logits are ``user @ items.T`` and, where there is one, the row's ``own`` logit as last
-    column. Targets and exclusions are places in that matrix laid flat, row after row.
-    """
-    inputs = [user, items] if own is None else [user, items, own]
-    wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-    with torch.no_grad():
-        gradients = [torch.zeros_like(each) if wanted else each for each in inputs]
-        width = len(items) + (own is not None)
-        buffer = user.new_empty(min(chunk_rows, len(user)), width)
-        user_share = user.new_zeros(len(user)).index_add_(0, targets // width, share)
+    """Sum of ``share * -log(probability)`` over targets among the items, places laid flat."""
+    with _Softmax(user, items, bias) as softmax, torch.no_grad():
+        width = len(items)
+        loss = share.new_zeros(())
+        user_share = share.new_zeros(len(user)).index_add_(0, targets // width, share)
         # A user's share is put in last, where it scales D columns and not I.
         within_user = share / user_share.clamp_min(1e-30)[targets // width]
-        loss = user.new_zeros(())
-        starts = range(0, len(user), chunk_rows)
-        ends = torch.tensor([*starts, len(user)], device=user.device) * width
+        for rows, logits, pairs, out in softmax.chunks(excluded, targets, chunk_rows):
+            flat, at = logits.view(-1), targets[pairs] - rows.start * width
+            target_logits = flat[at]
+            flat.index_fill_(0, out, torch.finfo(flat.dtype).min)
+            flat[at] = target_logits
+            total = softmax.of(logits)
+            loss += share[pairs] @ (total[at // width] - target_logits.to(total.dtype))
+            if softmax.is_wanted:
+                flat.index_add_(0, at, within_user[pairs].to(flat.dtype), alpha=-1)
+                softmax.learn(rows, logits, user_share[rows])
+    return softmax.with_gradients(loss)
+
+
+def _beside_own(
+    user: Float[Tensor, "B D"],
+    items: Float[Tensor, "I D"],
+    bias: Float[Tensor, " I"] | None,
+    own: Float[Tensor, " B"],
+    share: Float[Tensor, " B"],
+    excluded: Int64[Tensor, " E"],
+) -> Scalar:
+    """Sum of ``share * -log(probability)`` of each user's own logit beside the items'."""
+    with _Softmax(user, items, bias, own) as softmax, torch.no_grad():
+        loss, none = share.new_zeros(()), excluded[:0]
+        for rows, logits, _, out in softmax.chunks(excluded, none, None):
+            logits.view(-1).index_fill_(0, out, torch.finfo(logits.dtype).min)
+            others = softmax.of(logits)
+            total = torch.logaddexp(others, own[rows])
+            loss += share[rows] @ (total - own[rows])
+            if softmax.is_wanted:
+                # Probabilities are among the others so far: by this they are among all.
+                factor = share[rows] * (others - total).exp_()
+                softmax.learn(rows, logits, factor)
+                softmax.gradients[-1][rows] = -factor
+    return softmax.with_gradients(loss)
+
+
+class _Softmax:
+    """Logits of users and items a few users at a time, and the gradients of what they become.
+
+    Attributes:
+        gradients: of those of user, items, bias and own logits that are there, in this order.
+        is_wanted: whether anybody asks for them.
+    """
+
+    def __init__(
+        self, user: Tensor, items: Tensor, bias: Tensor | None, own: Tensor | None = None
+    ) -> None:
+        self.inputs = [each for each in (user, items, bias, own) if each is not None]
+        self.is_wanted = torch.is_grad_enabled() and any(x.requires_grad for x in self.inputs)
+        self._has_bias = bias is not None
+        dtype = product_dtype(user)
+        # Contiguous: rows of a slice do not begin where the processor likes to load.
+        self._user, self._items = (x.detach().to(dtype).contiguous() for x in (user, items))
+        self._bias = None if bias is None else bias.detach().to(dtype)
+        self._without_autocast = torch.autocast(user.device.type, enabled=False)
+
+    def __enter__(self) -> _Softmax:
+        self._without_autocast.__enter__()
+        self.gradients = [torch.zeros_like(x) for x in self.inputs if self.is_wanted]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._without_autocast.__exit__(*error)
+
+    def chunks(
+        self, excluded: Int64[Tensor, " E"], targets: Int64[Tensor, " P"], rows: int | None
+    ) -> Iterator[tuple[slice, Float[Tensor, "r I"], slice, Int64[Tensor, " e"]]]:
+        """Some users, their logits, their slice of the targets, and their excluded places."""
+        count, width = len(self._user), len(self._items)
+        step = rows or min(max(_HELD // max(width, 1), 1), _MOST_ROWS)
+        starts = range(0, count, step)
+        ends = torch.tensor([*starts, count], device=excluded.device) * width
         spans = zip(starts, _spans(targets, ends), _spans(excluded, ends), strict=True)
+        buffer = self._user.new_empty(min(step, count), width)
+        self._product = torch.empty_like(self._items)
         for start, pairs, out in spans:
-            rows, chunk = slice(start, start + chunk_rows), buffer[: len(user) - start]
-            over_items = chunk[:, : len(items)]
-            torch.mm(user[rows], items.T, out=over_items)
-            if own is not None:
-                chunk[:, -1] = own[rows]
-            at = targets[pairs] - start * width
-            loss += share[pairs] @ _softmax_(chunk, at, excluded[out] - start * width)
-            if wanted:
-                chunk.view(-1).index_add_(0, at, within_user[pairs], alpha=-1)
-                factor = user_share[rows].unsqueeze(1)
-                torch.mm(over_items, items, out=gradients[0][rows]).mul_(factor)
-                gradients[1].addmm_(over_items.T, user[rows] * factor)
-                if own is not None:
-                    gradients[2][rows] = chunk[:, -1] * user_share[rows]
-    apply: Callable[..., Tensor] = _WithGradients.apply
-    return apply(loss, gradients, *inputs) if wanted else loss
+            some = slice(start, min(start + step, count))
+            logits = buffer[: some.stop - start]
+            if self._bias is None:
+                torch.mm(self._user[some], self._items.T, out=logits)
+            else:
+                torch.addmm(self._bias, self._user[some], self._items.T, out=logits)
+            yield some, logits, pairs, excluded[out] - start * width
 
+    def of(self, logits: Float[Tensor, "r I"]) -> Float[Tensor, " r"]:
+        """The logsumexp of each row; leaves probabilities in the place of logits."""
+        highest = logits.amax(dim=1)
+        torch.softmax(logits, dim=1, out=logits)
+        # The highest probability is at least 1 / I, so its log is safe; to look for it twice
+        # is much cheaper than a logsumexp.
+        kind = self.inputs[0].dtype
+        return highest.to(kind) - logits.amax(dim=1).to(kind).log_()
 
-def _softmax_(
-    chunk: Float[Tensor, "r I"], targets: Int64[Tensor, " p"], excluded: Int64[Tensor, " e"]
-) -> Float[Tensor, " p"]:
-    """-log(probability) of the targets; leaves probabilities in ``chunk`` for its logits."""
-    flat = chunk.view(-1)
-    target_logits = flat[targets]
-    # Not -inf: a user with nothing left is NaN then, though nobody asks for this user.
-    flat[excluded] = torch.finfo(chunk.dtype).min
-    flat[targets] = target_logits
-    highest = chunk.amax(dim=1)
-    torch.softmax(chunk, dim=1, out=chunk)
-    # The highest probability is at least 1 / I, so its log is safe; to look for it twice is
-    # much cheaper than a logsumexp.
-    log_total = highest - chunk.amax(dim=1).log()
-    return log_total[targets // chunk.shape[1]] - target_logits
+    def learn(
+        self, rows: slice, of_logits: Float[Tensor, "r I"], factor: Float[Tensor, " r"]
+    ) -> None:
+        """Take in the gradients of some users' logits, less a factor for each user."""
+        of_user, of_items, user = self.gradients[0], self.gradients[1], self._user[rows]
+        scaled = (user * factor.unsqueeze(1)).to(user.dtype)
+        if user.dtype == of_user.dtype:
+            torch.mm(of_logits, self._items, out=of_user[rows])
+            of_items.addmm_(of_logits.T, scaled)
+        else:
+            of_user[rows] = of_logits @ self._items
+            of_items += torch.mm(of_logits.T, scaled, out=self._product)
+        of_user[rows] *= factor.unsqueeze(1)
+        if self._has_bias and self.inputs[2].requires_grad:
+            self.gradients[2] += torch.mm(factor.to(user.dtype)[None], of_logits)[0]
+
+    def with_gradients(self, loss: Scalar) -> Scalar:
+        """The loss, from which they flow back."""
+        apply: Callable[..., Tensor] = _WithGradients.apply
+        return apply(loss, self.gradients, *self.inputs) if self.is_wanted else loss
 
 
 def _spans(places: Int64[Tensor, " P"], ends: Int64[Tensor, " C"]) -> list[slice]:
