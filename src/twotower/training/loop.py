@@ -142,6 +142,8 @@ def epochs(
         TwoTowerError: the loss is no number any more.
     """
     config = objective.config
+    device = objective.users.ids.device.type
+    in_precision = torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16")
     while not progress.is_over(config):
         number = progress.epoch + 1
         if on_epoch is not None:
@@ -156,7 +158,8 @@ def epochs(
         described = objective.described(model)
         with _threads_for(objective, batch_size):
             for batch in objective.batches(batch_size, rng, windows):
-                loss = objective.loss_of(model, batch, described)
+                with in_precision:
+                    loss = objective.loss_of(model, batch, described)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if described is not None and described.is_used_up:
                     described.learn()
