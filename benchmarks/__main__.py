@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": ["generate"],
     "lab_scores": ["lab_scores"],
     "lab_throughput": ["lab_throughput"],
+    "throughput": ["throughput"],
     "holdout": ["holdout", "--seeds", "42", "43"],
 }
 

@@ -1,11 +1,11 @@
 """Positives a second in training, beside peers and beside the matrix products alone.
 
 100,000 users, 20,000 items, 5 million interactions, ids and side features (4 and 3), hidden
-layers of 256 and 128, embeddings of 128. A batch is so many positives under the softmax over the
-batch, and half as many under bce, each beside one uniform negative. Contestants take turns, on
-two threads; a peer in another environment runs in a process of its own.
+layers of 256 and 128, embeddings of 128. A batch is so many positives under the softmax over
+the batch, and half as many under bce, each beside one uniform negative. Contestants take turns,
+on two threads; a peer in another environment runs in a process of its own.
 
-    python -m benchmarks.throughput [--rounds 5] [--seconds 2] [--tfrs PYTHON]
+    python -m benchmarks.throughput [--rounds 5] [--seconds 2] [--threads 2] [--tfrs PYTHON]
 
 ``--tfrs`` names the Python of an environment with ``tensorflow tensorflow-recommenders
 tf_keras``. The products are those that one step asks of the processor, of the same shapes and
@@ -20,6 +20,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,10 @@ from benchmarks.throughput_world import (
     dataset_of,
     make,
 )
-from twotower.training.learn import prepare
+from twotower.config import Config
+from twotower.training.learn import Learned, prepare
 from twotower.training.loop import Optimizers, Progress, epochs
+from twotower.training.objective import Objective
 
 SIZES = (256, 1024, 8192)
 LOSSES = ("in_batch_softmax", "bce")
@@ -51,31 +55,71 @@ LOSSES = ("in_batch_softmax", "bce")
 Contestant = Callable[[float], float]
 
 
-def ours(world: World, loss: str, rows: int, **training: Any) -> Contestant:
-    """The training loop as it is, an epoch begun anew in each turn."""
-    dataset, train = dataset_of(world)
-    positives = rows if loss == "in_batch_softmax" else rows // 2
-    config = config_of(loss, positives, dataset, train, **training)
-    learned, objective = prepare(dataset, train, config)
-    optimizers = Optimizers(learned.model, config.training, lazy=True)
+@dataclass(frozen=True)
+class Ours:
+    """What is trained, and the batch size in positives."""
 
-    def run(seconds: float) -> float:
-        return _speed(
-            lambda tell: epochs(
-                learned.model,
-                objective,
-                optimizers,
-                lambda _: {},
-                batch_size=positives,
-                better=lambda _new, _old: False,
-                metric="train_loss",
-                progress=Progress(start={"train_loss": 0.0}),
-                on_step=tell,
-            ),
-            seconds,
-        )
+    config: Config
+    learned: Learned
+    objective: Objective
+    positives: int
 
-    return run
+    @classmethod
+    def of(cls, world: World, loss: str, rows: int, **training: Any) -> Ours:
+        dataset, train = dataset_of(world)
+        positives = rows if loss == "in_batch_softmax" else rows // 2
+        config = config_of(loss, positives, dataset, train, **training)
+        return cls(config, *prepare(dataset, train, config), positives)
+
+    def training(self) -> Contestant:
+        """The training loop as it is, an epoch begun anew in each turn."""
+        model = self.learned.model
+        optimizers = Optimizers(model, self.config.training, lazy=True)
+
+        def run(seconds: float) -> float:
+            return _speed(
+                lambda tell: epochs(
+                    model,
+                    self.objective,
+                    optimizers,
+                    lambda _: {},
+                    batch_size=self.positives,
+                    better=lambda _new, _old: False,
+                    metric="train_loss",
+                    progress=Progress(start={"train_loss": 0.0}),
+                    on_step=tell,
+                ),
+                seconds,
+            )
+
+        return run
+
+    def products(self) -> Contestant:
+        """The products of one step, again and again."""
+        model, is_bf16 = self.learned.model.train(), self.config.training.precision == "bf16"
+        batch = next(self.objective.batches(self.positives, np.random.default_rng(0)))
+        with _Products() as record:
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+                loss = self.objective.loss_of(model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        into: dict[Any, Tensor] = {}
+        for left, right in record.found:
+            kind = (left.shape[0], right.shape[1], left.dtype)
+            into.setdefault(kind, left.new_empty(kind[:2]))
+        jobs = [
+            (left, right, into[left.shape[0], right.shape[1], left.dtype])
+            for left, right in record.found
+        ]
+
+        def run(seconds: float) -> float:
+            started, steps = time.perf_counter(), 0
+            while time.perf_counter() - started < seconds or steps < 3:
+                for left, right, out in jobs:
+                    torch.mm(left, right, out=out)
+                steps += 1
+            return steps * self.positives / (time.perf_counter() - started)
+
+        return run
 
 
 class _EnoughSteps(Exception):
@@ -91,10 +135,8 @@ def _speed(start: Callable[[Callable[[int], None]], Iterator[Any]], seconds: flo
         if len(told) > 5 and told[-1][0] - told[2][0] > seconds:
             raise _EnoughSteps
 
-    try:
+    with suppress(_EnoughSteps):
         next(start(tell))
-    except _EnoughSteps:
-        pass
     return sum(rows for _, rows in told[3:]) / (told[-1][0] - told[2][0])
 
 
@@ -144,12 +186,13 @@ def plain(world: World, loss: str, rows: int) -> Contestant:
             scores = (queries.repeat(2, 1) * items(every, item_codes[every])).sum(1)
             labels = torch.cat([torch.ones(len(batch)), torch.zeros(len(batch))])
             total = functional.binary_cross_entropy_with_logits(scores / TEMPERATURE, labels)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         adam.step()
 
     def run(seconds: float) -> float:
         def steps(tell: Callable[[int], None]) -> Iterator[None]:
-            for batch in pairs[torch.randperm(len(pairs))].split(positives):
+            order = torch.randperm(len(pairs))
+            for batch in pairs[order].split(positives):  # type: ignore[no-untyped-call]
                 step(batch)
                 tell(len(batch))
             yield
@@ -159,11 +202,11 @@ def plain(world: World, loss: str, rows: int) -> Contestant:
     return run
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the shapes, strides and kinds of what is multiplied."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(
@@ -180,36 +223,6 @@ class _Products(TorchDispatchMode):
 def _alike(matrix: Tensor) -> Tensor:
     made = torch.empty_strided(matrix.shape, matrix.stride(), dtype=matrix.dtype)
     return made.normal_()
-
-
-def products(world: World, loss: str, rows: int, **training: Any) -> Contestant:
-    """The products of one step of ours, again and again."""
-    dataset, train = dataset_of(world)
-    positives = rows if loss == "in_batch_softmax" else rows // 2
-    config = config_of(loss, positives, dataset, train, **training)
-    learned, objective = prepare(dataset, train, config)
-    learned.model.train()
-    batch = next(objective.batches(positives, np.random.default_rng(0)))
-    with _Products() as record:
-        objective.loss_of(learned.model, batch).backward()  # type: ignore[no-untyped-call]
-    into: dict[Any, Tensor] = {}
-    for left, right in record.found:
-        kind = (left.shape[0], right.shape[1], left.dtype)
-        into.setdefault(kind, left.new_empty(kind[:2]))
-    jobs = [
-        (left, right, into[left.shape[0], right.shape[1], left.dtype])
-        for left, right in record.found
-    ]
-
-    def run(seconds: float) -> float:
-        started, steps = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds or steps < 3:
-            for left, right, out in jobs:
-                torch.mm(left, right, out=out)
-            steps += 1
-        return steps * positives / (time.perf_counter() - started)
-
-    return run
 
 
 def tfrs(python: str, world: World, loss: str, rows: int, optimizer: str) -> Contestant:
@@ -244,37 +257,46 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=2.0)
     arguments.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     arguments.add_argument("--losses", nargs="+", default=LOSSES)
+    arguments.add_argument("--pairs", type=int, default=5_000_000)
+    arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--tfrs")
-    arguments.add_argument("--only-ours", action="store_true")
     given = arguments.parse_args()
-    torch.set_num_threads(2)
-    world = make(100_000, 20_000, 5_000_000)
-    print("| loss | rows | who | positives/s (median) | least | most | of the products |")
+    torch.set_num_threads(given.threads)
+    world = make(100_000, 20_000, given.pairs)
+    print("| loss | rows | who | positives/s (median) | least | most | of its products |")
     print("|---|--:|---|--:|--:|--:|--:|", flush=True)
     for loss in given.losses:
         for rows in given.sizes:
-            who: dict[str, Contestant] = {
-                "products alone": products(world, loss, rows),
-                "twotower": ours(world, loss, rows),
-            }
-            if not given.only_ours:
-                who["PyTorch, Adam"] = plain(world, loss, rows)
+            who: dict[str, Contestant] = {}
+            for precision in ("fp32", "bf16"):
+                made = Ours.of(world, loss, rows, precision=precision)
+                who[f"products, {precision}"] = made.products()
+                who[f"twotower, {precision}"] = made.training()
+            who["PyTorch, Adam"] = plain(world, loss, rows)
             if given.tfrs:
-                for optimizer in ("Adagrad", "Adam"):
-                    name = f"TFRS, {optimizer}"
-                    who[name] = tfrs(given.tfrs, world, loss, rows, optimizer)
-            speeds: dict[str, list[float]] = {name: [] for name in who}
-            for _ in range(given.rounds):
-                for name, run in who.items():
-                    speeds[name].append(run(given.seconds))
-            limit = np.array(speeds["products alone"])
-            for name, each in speeds.items():
-                share = np.median(np.array(each) / limit)
-                print(
-                    f"| {loss} | {rows:,} | {name} | {statistics.median(each):,.0f} "
-                    f"| {min(each):,.0f} | {max(each):,.0f} | {share:.0%} |",
-                    flush=True,
-                )
+                who["TFRS, Adagrad"] = tfrs(given.tfrs, world, loss, rows, "Adagrad")
+                who["TFRS, Adam"] = tfrs(given.tfrs, world, loss, rows, "Adam")
+            compare(loss, rows, who, given.rounds, given.seconds)
+
+
+def compare(
+    loss: str, rows: int, who: dict[str, Contestant], rounds: int, seconds: float
+) -> None:
+    """Everybody in turn, several times; a row of the table each."""
+    speeds: dict[str, list[float]] = {name: [] for name in who}
+    for _ in range(rounds):
+        for name, run in who.items():
+            speeds[name].append(run(seconds))
+    for name, each in speeds.items():
+        of_products = ""
+        if name.startswith("twotower"):
+            limit = np.array(speeds[name.replace("twotower", "products")])
+            of_products = f"{np.median(np.array(each) / limit):.0%}"
+        print(
+            f"| {loss} | {rows:,} | {name} | {statistics.median(each):,.0f} "
+            f"| {min(each):,.0f} | {max(each):,.0f} | {of_products} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

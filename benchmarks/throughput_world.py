@@ -57,7 +57,8 @@ def _codes(count: int, sizes: tuple[int, ...], rng: np.random.Generator) -> np.n
 def _drawn(chance: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` rows, counted from 1."""
     ends = np.cumsum(chance)
-    return np.searchsorted(ends, rng.random(count) * ends[-1]).astype(np.int32) + 1
+    rows: np.ndarray = np.searchsorted(ends, rng.random(count) * ends[-1]).astype(np.int32)
+    return rows + 1
 
 
 def dataset_of(world: World) -> tuple[Dataset, Interactions]:

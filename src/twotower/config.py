@@ -224,8 +224,8 @@ class TrainingConfig(Section):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="of matrix products in training; weights, what is added up, and all that is "
-        "measured and served stay in fp32; bf16: up to twice as fast where the processor has it "
+        description="of matrix products in training; weights, sums and all that is measured "
+        "and served stay in fp32; bf16: up to twice as fast where the processor has it "
         "(AVX512_BF16, most GPUs), slower where it does not",
     )
 

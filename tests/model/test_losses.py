@@ -876,3 +876,21 @@ class TestGradientsMadeInTheForwardPass:
         value, towers = gradients(loss, 50 * normal(1, 600, 4), 50 * normal(2, 600, 4))
         assert value.isfinite()
         assert all(each.isfinite().all() for each in towers)
+
+    def test_under_autocast_come_of_rounded_logits_and_are_not_rounded_themselves(
+        self, loss: Callable[..., Tensor]
+    ) -> None:
+        towers = (normal(1, 600, 4), normal(2, 600, 4))
+        value, exact = gradients(loss, *towers)
+
+        def in_bf16(*towers: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return loss(*towers)
+
+        rounded_value, rounded = gradients(in_bf16, *towers)
+        assert value != rounded_value
+        assert rounded_value.dtype == torch.float32
+        torch.testing.assert_close(rounded_value, value, rtol=1e-3, atol=0)
+        for one, other in zip(rounded, exact, strict=True):
+            assert one.dtype == torch.float32
+            assert (one - other).norm() < 0.02 * other.norm()

@@ -224,7 +224,7 @@ def _block(
     # Under autocast a product is less precise than what is made of it.
     scores = (user @ others.vectors.T).to(user.dtype)
     if others.own is not None and others.own_stand_for is not None:
-        own = torch.einsum("rv,rhv->rh", user, others.own[rows]).to(user.dtype)
+        own = (user[:, None] * others.own[rows]).sum(dim=2)
         scores = torch.cat([scores, own], dim=1)
         stands_for = torch.cat([stands_for, others.own_stand_for[rows]], dim=1)
     beside = Beside((user * liked[rows]).sum(dim=1), scores, stands_for, num_others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -12,3 +13,8 @@ def product_dtype(values: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device) and values.dtype == torch.float32:
         return torch.get_autocast_dtype(device)
     return values.dtype
+
+
+def dots(left: Float[Tensor, "*R D"], right: Float[Tensor, "*R D"]) -> Float[Tensor, "*R"]:
+    """Inner products of pairs of vectors: as quick as ``vecdot``, and let alone by autocast."""
+    return (left * right).sum(dim=-1)

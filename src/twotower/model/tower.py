@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from twotower.model.dropout import Dropout
-from twotower.model.precision import product_dtype
+from twotower.model.precision import dots, product_dtype
 
 _NEARLY_ZERO = 1e-3
 
@@ -64,8 +64,8 @@ class _Layers(Function):
     """Linear layers with ReLU and dropout between them, as one step of autograd.
 
     ReLU and dropout work in place, and the backward pass reads from the zeros that they left
-    where no gradient flows; dropout's scale is folded into the weights of the next product. So a
-    layer costs little beside its products, where a module for each part costs as much again.
+    where no gradient flows; dropout's scale is folded into the weights of the next product. So
+    a layer costs little beside its products, where a module for each part costs as much again.
     Under autocast all but the gradients of weights is in its precision. Can be differentiated
     once only.
     """
@@ -131,8 +131,7 @@ def unit(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
 
 def lengths_of(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
     """What ``unit`` divides by: never zero."""
-    squares: Tensor = torch.linalg.vecdot(embeddings, embeddings)
-    return squares.add(_NEARLY_ZERO**2).sqrt_().unsqueeze(1)
+    return dots(embeddings, embeddings).add(_NEARLY_ZERO**2).sqrt_().unsqueeze(1)
 
 
 class _Unit(Function):

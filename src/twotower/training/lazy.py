@@ -47,12 +47,12 @@ class LazyAdam(torch.optim.Optimizer):
         first, second = (moment.index_select(0, rows) for moment in moments)
         first.lerp_(gradient, 1 - _BETAS[0])
         second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        moments[0].index_copy_(0, rows, first)
-        moments[1].index_copy_(0, rows, second)
+        _write(moments[0], rows, first)
+        _write(moments[1], rows, second)
         by_first, by_second = (1 - beta ** state["step"] for beta in _BETAS)
         size = rate * by_second**0.5 / by_first
         way = first.div_(second.sqrt_().add_(_NEARLY_ZERO))
-        table.index_add_(0, rows, way, alpha=-size)
+        _add(table, rows, way.mul_(-size))
 
 
 def _summed(gradient: Tensor) -> tuple[Int64[Tensor, " R"], Float[Tensor, "R W"]]:
@@ -62,11 +62,26 @@ def _summed(gradient: Tensor) -> tuple[Int64[Tensor, " R"], Float[Tensor, "R W"]
         return rows, values
     if len(gradient) <= len(rows):
         # Of a small table most rows are there: to count is quicker than to sort.
-        total = values.new_zeros(gradient.shape).index_add_(0, rows, values)
+        total = _add(values.new_zeros(gradient.shape), rows, values)
         is_there = torch.zeros(len(gradient), dtype=torch.bool, device=rows.device)
         is_there[rows] = True
         there = is_there.nonzero().squeeze(1)
         return there, total.index_select(0, there)
     there, places = torch.unique(rows, return_inverse=True)
     total = values.new_zeros(len(there), values.shape[1])
-    return there, total.index_add_(0, places, values)
+    return there, _add(total, places, values)
+
+
+def _add(table: Tensor, rows: Int64[Tensor, " R"], values: Float[Tensor, "R W"]) -> Tensor:
+    """Add to rows in place; a row that is there several times gets it all."""
+    # Of rows spread over their columns it is some times as quick as index_add_.
+    return table.scatter_add_(0, rows[:, None].expand_as(values), values)
+
+
+def _write(table: Tensor, rows: Int64[Tensor, " R"], values: Float[Tensor, "R W"]) -> None:
+    """Write rows, each there once, in place."""
+    if table.device.type == "cpu":
+        # NumPy writes rows, torch numbers.
+        table.numpy()[rows.numpy()] = values.numpy()
+    else:
+        table.index_copy_(0, rows, values)

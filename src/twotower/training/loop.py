@@ -20,6 +20,7 @@ from twotower.model.transformer import TransformerHistory
 from twotower.model.two_tower import TwoTower
 from twotower.training.lazy import LazyAdam
 from twotower.training.objective import Objective
+from twotower.training.stages import stage, steps_of
 
 # Rows of a step up to which one thread does it.
 _SMALL_BATCH = 1024
@@ -150,20 +151,23 @@ def epochs(
             on_epoch()
         rng = np.random.default_rng([config.seed, 3, number])
         torch.manual_seed(int(rng.integers(2**62)))
-        windows = objective.windows(model, number)
+        with stage("batches"):
+            windows = objective.windows(model, number)
         model.train()
         # Sums of a loss a row; read once an epoch, lest each step waits for the device.
         total = torch.zeros((), dtype=torch.float64)
         rows = 0
         described = objective.described(model)
         with _threads_for(objective, batch_size):
-            for batch in objective.batches(batch_size, rng, windows):
-                with in_precision:
+            for batch in steps_of(objective.batches(batch_size, rng, windows)):
+                with stage("loss"), in_precision:
                     loss = objective.loss_of(model, batch, described)
-                loss.backward()  # type: ignore[no-untyped-call]
-                if described is not None and described.is_used_up:
-                    described.learn()
-                optimizers.step()
+                with stage("backward"):
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    if described is not None and described.is_used_up:
+                        described.learn()
+                with stage("optimizer"):
+                    optimizers.step()
                 total += loss.detach().to("cpu", torch.float64) * len(batch)
                 rows += len(batch)
                 if on_step is not None:
@@ -178,7 +182,8 @@ def epochs(
                 f"training: the loss of epoch {number} is {train_loss}; lower "
                 "training.learning_rate or look for extreme numbers in the features"
             )
-        values = {"train_loss": train_loss, **validate(model)}
+        with stage("validation"):
+            values = {"train_loss": train_loss, **validate(model)}
         progress = _after(progress, model, values, metric, better)
         yield progress
 

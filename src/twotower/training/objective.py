@@ -334,8 +334,9 @@ def _require_learnable(
 
 def _num_liked(positives: Interactions, num_users: int) -> np.ndarray:
     """Of each user row how many items are liked, each once."""
-    pairs = np.unique(np.stack([positives.user_rows, positives.item_rows]), axis=1)
-    return np.bincount(pairs[0], minlength=num_users + 1)
+    width = int(positives.item_rows.max()) + 1
+    keys = np.unique(positives.user_rows.astype(np.int64) * width + positives.item_rows)
+    return np.bincount(keys // width, minlength=num_users + 1)
 
 
 def _distinct(positives: Interactions) -> Interactions:
