@@ -29,6 +29,7 @@ COMMANDS = {
     "ranking": ["ranking"],
     "ranking_1m": ["ranking", "--items", "1000000", "--users", "1000", "--rounds", "3"],
     "ranking_file": ["ranking", "--file", "--users", "100000"],
+    "throughput": ["throughput"],
     "holdout": ["holdout", "--seeds", "42", "43"],
 }
 

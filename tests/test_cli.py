@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -134,6 +135,22 @@ def test_train_shows_what_was_measured_and_where_the_run_is(
     assert f"{metrics['test_auc']:.4f}" in out
     assert f"{metrics['best_possible']['auc']:.4f}" in out
     assert out.splitlines()[-1].startswith(f"runs/{run.name}  trained in ")
+
+
+def test_profile_says_where_the_time_went_and_leaves_a_trace(shop: Path) -> None:
+    write_settings(shop, training={"epochs": 2})
+    done = cold(f"{TRAIN} --profile", shop)
+    assert done.code == 0, done.err
+    [run] = (shop / "runs").iterdir()
+    found = json.loads((run / "metrics.json").read_text())["profile"]
+    assert found["steps"] > 0
+    for stage, seconds in found["seconds"].items():
+        assert seconds > 0
+        assert stage in done.out
+    assert f"{found['steps']:,} steps of " in done.out
+    events = json.loads(gzip.decompress((run / "trace.json.gz").read_bytes()))["traceEvents"]
+    assert {"towers", "backward", "optimizer"} <= {event.get("name") for event in events}
+    assert twotower.load(run).metrics["profile"] == found
 
 
 def test_evaluate_finds_what_train_found(story: dict[str, Done]) -> None:

@@ -31,6 +31,7 @@ VALUES = [
     "time",
     "bce",
     "adamw",
+    "bf16",
     "loss",
     "all",
 ]

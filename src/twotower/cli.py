@@ -161,6 +161,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that was stopped.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time went; leave a trace, too.")
+    ] = False,
     strict: Strict = False,
 ) -> None:
     """Train two towers, measure them beside the baselines, and write a run."""
@@ -178,9 +181,11 @@ def train(
             name=name or _name(config, source),
             now=datetime.now(),
             resume=resume,
+            profile=profile,
             watch=bars,
         )
     show.metrics(out, recommender.metrics)
+    show.profile(out, recommender.metrics)
     best = recommender.metrics["best_epoch"]
     out.print(
         f"{directory}  trained in {recommender.metrics['train_seconds']:.1f} s, "

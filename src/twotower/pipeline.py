@@ -6,7 +6,6 @@ tables -> split -> towers -> vectors -> Recommender -> evaluation beside baselin
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from twotower.data.interactions import histories
 from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
 from twotower.errors import DataError, RunError, TwoTowerError
-from twotower.evaluation.assess import assess
+from twotower.evaluation.assess import assess, best_possible
 from twotower.evaluation.settle import add_popularity, settle
 from twotower.evaluation.validation import validation
 from twotower.report.page import draw
@@ -45,6 +44,7 @@ from twotower.training.learn import Learned, learn
 from twotower.training.memory import Size, require_room
 from twotower.training.resolve import contenders
 from twotower.training.search import search
+from twotower.training.stages import Stages, watched
 from twotower.watch import Watch
 
 
@@ -69,6 +69,7 @@ def train(
     name: str,
     now: datetime,
     resume: bool = False,
+    profile: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Recommender, Path]:
     """Train on a data set and write the run ``into/<time>-<name>``.
@@ -77,6 +78,8 @@ def train(
         source: a data folder, or what ``twotower.read`` takes.
         resume: go on from the newest unfinished run of that name, settings and data, if there
             is one; it ends with the weights of a run that was never stopped.
+        profile: say in the metrics where the time of the training went, and put a trace of its
+            first steps into the run.
 
     Raises:
         TwoTowerError: what is wrong with the data, the config or the place to write to.
@@ -93,8 +96,19 @@ def train(
     work = work or unfinished.start(into, run_name, identity)
     target = into / unfinished.finished_name(work)
     try:
-        recommender = _fit(planned, watch, work=work, identity=identity, resume=resume)
-        directory = runs.save(recommender, target, report=draw(recommender, watch))
+        stages = Stages()
+        with watched(stages if profile else None):
+            recommender = _fit(planned, watch, work=work, identity=identity, resume=resume)
+        if profile:
+            found = {"steps": stages.steps, "seconds": stages.seconds}
+            metrics = {**recommender.metrics, "profile": found}
+            recommender = dataclasses.replace(recommender, metrics=metrics)
+        directory = runs.save(
+            recommender,
+            target,
+            report=draw(recommender, watch),
+            trace=stages.trace or None,
+        )
     except BaseException as error:
         # A checkpoint is worth keeping where the training was stopped from outside; from
         # a mistake in data or settings it would only lead to the same mistake.
@@ -338,15 +352,6 @@ def _kinds_to_declare(encoders: Encoders, entities: Entities) -> dict[str, Kind]
         for name, (column, _) in encoders.by_column.items()
         if name in entities.columns and entities.columns[name].kind != column.kind
     }
-
-
-def best_possible(dataset: Dataset) -> dict[str, float] | None:
-    """The best scores that any model can have on test, where a made-up world says so."""
-    oracle = Path(dataset.source) / "oracle.json"
-    if not dataset.has_split or not oracle.is_file():
-        return None
-    scores = json.loads(oracle.read_text(encoding="utf-8"))["splits"]["test"]
-    return {name: scores[name] for name in ("auc", "log_loss", "accuracy")}
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:

@@ -10,9 +10,10 @@
       interactions.safetensors  what each user met and liked
       manifest.json           format number, shapes, sha256 of every file and of itself
       report.html             all of it for people, if it was drawn
+      trace.json.gz           the first steps of the training, if it was profiled
 
-Nothing is pickled, so loading a run can not run code. The report is not in the manifest: no
-program reads it, and it is made from the other files, whenever wanted again.
+Nothing is pickled, so loading a run can not run code. Report and trace are not in the manifest:
+no program reads them, and the report is made from the other files, whenever wanted again.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from twotower.errors import RunError, TwoTowerError, reason
 from twotower.model.two_tower import TwoTower
 from twotower.report.page import REPORT
 from twotower.retrieval.recommender import Recommender
+from twotower.training.stages import TRACE
 
 FORMAT = 1
 _USER_VALUES = "user_values."
@@ -54,12 +56,17 @@ _ALIGNMENT = 64
 
 
 def save(
-    recommender: Recommender, directory: str | Path, *, report: bytes | None = None
+    recommender: Recommender,
+    directory: str | Path,
+    *,
+    report: bytes | None = None,
+    trace: bytes | None = None,
 ) -> Path:
     """Write a run; it appears under its name only when it is whole.
 
     Args:
         report: the page to put into it, if there is one.
+        trace: what a profile of the training recorded, if there is one.
 
     Raises:
         RunError: something is there already, or it can not be written.
@@ -70,7 +77,7 @@ def save(
     beside = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     try:
         beside.mkdir(parents=True)
-        _write(recommender, beside, report)
+        _write(recommender, beside, {REPORT: report, TRACE: trace})
         beside.rename(directory)
     except (OSError, SafetensorError, duckdb.Error, TwoTowerError) as error:
         raise RunError(
@@ -82,7 +89,9 @@ def save(
     return directory
 
 
-def _write(recommender: Recommender, place: Path, report: bytes | None) -> None:
+def _write(
+    recommender: Recommender, place: Path, for_people: Mapping[str, bytes | None]
+) -> None:
     for part in ("encoders", "embeddings"):
         (place / part).mkdir()
     (place / "config.yaml").write_text(recommender.config.to_yaml(), encoding="utf-8")
@@ -137,8 +146,9 @@ def _write(recommender: Recommender, place: Path, report: bytes | None) -> None:
         "files": {path.relative_to(place).as_posix(): _sha256(path) for path in files},
     }
     _write_json(place / MANIFEST, {**manifest, "sha256": _digest(manifest)})
-    if report is not None:
-        (place / REPORT).write_bytes(report)
+    for name, content in for_people.items():
+        if content is not None:
+            (place / name).write_bytes(content)
     for path in filter(Path.is_file, place.rglob("*")):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -220,7 +220,10 @@ def test_softmax_of_shared_others_is_the_sampled_softmax_of_the_losses() -> None
     user, liked, items = (normal(i, 4, 3, dtype=torch.float64) for i in range(3))
     is_hit = chance(4, 4, 4) < 0.4
     log_q = chance(5, 4, dtype=torch.float64).log()
-    others = Others(items, 1 / (4 * log_q.exp()), *is_hit.nonzero(as_tuple=True), torch.ones(4))
+    hit_users, hit_rows = is_hit.nonzero(as_tuple=True)
+    others = Others(items, 1 / (4 * log_q.exp()), hit_users, hit_rows, torch.ones(4))
     found = each_row(contrasts.softmax, user, liked, others).mean()
-    expected = losses.sampled_softmax(user, liked, items, is_hit, log_q_negative=log_q)
+    expected = losses.sampled_softmax(
+        user, liked, items, hit_users=hit_users, hit_rows=hit_rows, log_q_negative=log_q
+    )
     torch.testing.assert_close(found, expected)

@@ -42,6 +42,12 @@ def assert_twins(
         torch.testing.assert_close(one.double(), other, **tolerance)
 
 
+def hits(is_hit: Tensor) -> dict[str, Tensor]:
+    """A mask of users by samples as the pairs where it is true."""
+    users, rows = is_hit.nonzero(as_tuple=True)
+    return {"hit_users": users, "hit_rows": rows}
+
+
 def mean(losses: list[Tensor], weights: Sequence[float] | None) -> Tensor:
     if weights is None:
         return torch.stack(losses).mean()
@@ -264,7 +270,7 @@ class TestSoftmaxTwins:
                 user,
                 positive,
                 negative,
-                is_hit,
+                **hits(is_hit),
                 temperature=temperature,
                 log_q_positive=q_positive,
                 log_q_negative=q_negative,
@@ -303,7 +309,7 @@ class TestSoftmaxTwins:
                 user,
                 positive,
                 negative,
-                is_hit,
+                **hits(is_hit),
                 positive_user=torch.tensor(owners),
                 log_q_negative=log_q,
                 weights=weights,
@@ -467,7 +473,9 @@ class TestInBatchAndSampledSoftmax:
         zeros, negatives = torch.zeros(8, 3), torch.zeros(5, 3)
         loss = in_batch_softmax(zeros, zeros, torch.zeros(8, 8, dtype=torch.bool))
         assert loss.item() == pytest.approx(math.log(8))
-        loss = sampled_softmax(zeros, zeros, negatives, torch.zeros(8, 5, dtype=torch.bool))
+        loss = sampled_softmax(
+            zeros, zeros, negatives, **hits(torch.zeros(8, 5, dtype=torch.bool))
+        )
         assert loss.item() == pytest.approx(math.log(1 + 5))
 
     def test_an_accidental_hit_has_no_probability_and_no_gradient_at_all(self) -> None:
@@ -492,7 +500,7 @@ class TestInBatchAndSampledSoftmax:
 
         def loss(user: Tensor, item: Tensor, negatives: Tensor) -> Tensor:
             log_q = torch.full((4,), -9.0)
-            return sampled_softmax(user, item, negatives, is_hit, log_q_negative=log_q)
+            return sampled_softmax(user, item, negatives, **hits(is_hit), log_q_negative=log_q)
 
         value, (_, _, to_negatives) = gradients(loss, user, item, negatives)
         assert not to_negatives[3].any()
@@ -538,7 +546,7 @@ class TestInBatchAndSampledSoftmax:
         no_hits = torch.zeros(2, 4, dtype=torch.bool)
 
         def loss(user: Tensor, item: Tensor, negatives: Tensor) -> Tensor:
-            return sampled_softmax(user, item, negatives, no_hits)
+            return sampled_softmax(user, item, negatives, **hits(no_hits))
 
         expected = gradients(loss, user, item, negatives)[1][1]
         got = gradients(lambda item: loss(user, item, negatives), item)[1][0]
@@ -547,7 +555,7 @@ class TestInBatchAndSampledSoftmax:
     def test_a_chance_of_the_positive_alone_is_refused(self) -> None:
         user, no_hits = torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool)
         with pytest.raises(ValueError, match="give both"):
-            sampled_softmax(user, user, user, no_hits, log_q_positive=torch.zeros(2))
+            sampled_softmax(user, user, user, **hits(no_hits), log_q_positive=torch.zeros(2))
 
 
 # A small world, so that whatever can be sampled can be counted: one user, four items, the
@@ -564,7 +572,9 @@ def sampled_world(
     rows = torch.tensor(samples)
     is_hit = (rows == 0) | ((rows == WORLD_ITEMS - 1) & two)
     chances = None if log_q is None else log_q[rows]
-    return sampled_softmax(user, items[:1], items[rows], is_hit[None], log_q_negative=chances)
+    return sampled_softmax(
+        user, items[:1], items[rows], **hits(is_hit[None]), log_q_negative=chances
+    )
 
 
 def in_batch_world(
@@ -687,7 +697,9 @@ class TestCorrectedLogQ:
         log_q = chance(seed + 1, samples, dtype=torch.float64).log()
 
         def ours(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-            return sampled_softmax(user, positive, negative, is_hit, log_q_negative=log_q)
+            return sampled_softmax(
+                user, positive, negative, **hits(is_hit), log_q_negative=log_q
+            )
 
         def theirs(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
             losses = []
@@ -750,7 +762,7 @@ class TestAimOfSampledSoftmax:
                 user,
                 items[:1],
                 items[rows],
-                is_hit,
+                **hits(is_hit),
                 log_q_positive=log_q[:1],
                 log_q_negative=log_q[rows],
             )
@@ -778,7 +790,7 @@ def in_batch(user: Tensor, items: Tensor) -> Tensor:
 
 
 def sampled(user: Tensor, items: Tensor) -> Tensor:
-    return sampled_softmax(user, items, items.flip(0), HITS)
+    return sampled_softmax(user, items, items.flip(0), **hits(HITS))
 
 
 def test_the_softmax_over_a_hundred_thousand_items_is_exact_and_holds_few_users_logits() -> (
@@ -864,3 +876,21 @@ class TestGradientsMadeInTheForwardPass:
         value, towers = gradients(loss, 50 * normal(1, 600, 4), 50 * normal(2, 600, 4))
         assert value.isfinite()
         assert all(each.isfinite().all() for each in towers)
+
+    def test_under_autocast_come_of_rounded_logits_and_are_not_rounded_themselves(
+        self, loss: Callable[..., Tensor]
+    ) -> None:
+        towers = (normal(1, 600, 4), normal(2, 600, 4))
+        value, exact = gradients(loss, *towers)
+
+        def in_bf16(*towers: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return loss(*towers)
+
+        rounded_value, rounded = gradients(in_bf16, *towers)
+        assert value != rounded_value
+        assert rounded_value.dtype == torch.float32
+        torch.testing.assert_close(rounded_value, value, rtol=1e-3, atol=0)
+        for one, other in zip(rounded, exact, strict=True):
+            assert one.dtype == torch.float32
+            assert (one - other).norm() < 0.02 * other.norm()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,3 +104,24 @@ def test_a_dropped_unit_learns_nothing_and_the_others_by_as_much_as_they_spoke()
     torch.testing.assert_close(made, by_parts)
     theirs = torch.autograd.grad(by_parts.sum(), list(model.parameters()))
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_under_autocast_products_are_rounded_and_weights_and_what_comes_out_are_not(
+    dropout: float,
+) -> None:
+    torch.manual_seed(0)
+    tower = Tower(12, [16, 8], 4, dropout=dropout, normalize=False)
+    features = torch.randn(64, 12, requires_grad=True)
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            embedding = tower(features)
+        inputs = [features, *tower.parameters()]
+        gradients = torch.autograd.grad(embedding.square().sum(), inputs)
+        found.append([embedding.detach(), *gradients])
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(rounded, exact)
+        assert (rounded - exact).norm() < 0.04 * exact.norm()

@@ -192,3 +192,15 @@ class TestEpochs:
             TwoTowerError, match=r"loss of epoch 1 is (nan|inf).*learning_rate.*features"
         ):
             run(learned, objective)
+
+    @pytest.mark.parametrize("loss", ["softmax", "in_batch_softmax", "bce", "bpr", "ccl"])
+    def test_in_bf16_it_learns_the_same_and_weights_stay_in_fp32(self, loss: Loss) -> None:
+        falls = []
+        for precision in ("fp32", "bf16"):
+            learned, objective = prepared(loss, epochs=3, precision=precision)
+            history = run(learned, objective)[-1].history
+            assert history is not None
+            falls.append(history["train_loss"])
+            assert all(each.dtype == torch.float32 for each in learned.model.parameters())
+        assert falls[0] != falls[1]
+        assert falls[0] == pytest.approx(falls[1], rel=0.02)

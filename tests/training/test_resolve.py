@@ -100,7 +100,9 @@ def test_every_auto_becomes_what_its_description_says(
     assert made.model.item_bias == (made.model.item_ids and has_bias)
     assert made.data.split == "random"
     # Device and memory are the machine's and not the data's.
-    assert autos(made.model_dump()) == ["training.device", "data.memory_gib"]
+    is_ranked = made.model.item_bias and made.training.early_stopping_metric == "ndcg"
+    popularity = ["model.popularity"] if is_ranked else []
+    assert autos(made.model_dump()) == [*popularity, "training.device", "data.memory_gib"]
 
 
 def test_the_sparser_the_data_the_lower_the_temperature() -> None:
@@ -146,9 +148,9 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
     }
     given = parse_config({"model": model, "training": training})
     made = resolved(ring(each=20), model=model, training=training)
-    # A bias goes with ids.
-    bias = {"item_bias": False}
-    assert made.model == given.model.model_copy(update=bias)
+    # A bias goes with ids, and popularity with a bias.
+    without_ids = {"item_bias": False, "popularity": 0.0}
+    assert made.model == given.model.model_copy(update=without_ids)
     assert made.training == given.training
     assert made.evaluation == given.evaluation
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -219,3 +221,12 @@ def _labels(
         "test_calibration_error": measured["calibration_error"],
         "reliability": reliability(test.labels > 0.5, chance),
     }
+
+
+def best_possible(dataset: Dataset) -> dict[str, float] | None:
+    """The best scores that any model can have on test, where a made-up world says so."""
+    oracle = Path(dataset.source) / "oracle.json"
+    if not dataset.has_split or not oracle.is_file():
+        return None
+    scores = json.loads(oracle.read_text(encoding="utf-8"))["splits"]["test"]
+    return {name: scores[name] for name in ("auc", "log_loss", "accuracy")}

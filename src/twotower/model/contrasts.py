@@ -221,9 +221,10 @@ def _block(
     is_hit[others.hit_rows[begin:end] - rows.start, others.hit_columns[begin:end]] = True
     stands_for = others.stands_for if others.stands_for.ndim == 1 else others.stands_for[rows]
     stands_for = stands_for.expand(is_hit.shape).masked_fill(is_hit, 0.0)
-    scores = user @ others.vectors.T
+    # Under autocast a product is less precise than what is made of it.
+    scores = (user @ others.vectors.T).to(user.dtype)
     if others.own is not None and others.own_stand_for is not None:
-        own = torch.einsum("rv,rhv->rh", user, others.own[rows])
+        own = (user[:, None] * others.own[rows]).sum(dim=2)
         scores = torch.cat([scores, own], dim=1)
         stands_for = torch.cat([stands_for, others.own_stand_for[rows]], dim=1)
     beside = Beside((user * liked[rows]).sum(dim=1), scores, stands_for, num_others)

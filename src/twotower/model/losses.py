@@ -10,22 +10,21 @@ are 0.
 
 The softmax losses never hold all logits: they take a few users at a time in one buffer and
 make the gradients on the way, in the forward pass. So they can be differentiated once only.
+Under autocast their products, and the logits in that buffer, have its precision; what comes of
+them does not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from twotower.model.precision import dots
+from twotower.model.softmax import among_all, beside_own
 
 Scalar = Float[Tensor, ""]
 
@@ -114,9 +113,16 @@ def in_batch_softmax(
     if log_q is not None:
         # Of a row's B candidates only B - 1 were drawn: it is itself not one of its negatives.
         log_q = log_q + math.log(max(len(item) - 1, 1) / len(item))
-    is_hit = is_hit.clone().fill_diagonal_(True)
+    hit_users, hit_rows = is_hit.clone().fill_diagonal_(True).nonzero(as_tuple=True)
     return sampled_softmax(
-        user, item, item, is_hit, temperature=temperature, log_q_negative=log_q, weights=weights
+        user,
+        item,
+        item,
+        hit_users=hit_users,
+        hit_rows=hit_rows,
+        temperature=temperature,
+        log_q_negative=log_q,
+        weights=weights,
     )
 
 
@@ -124,22 +130,24 @@ def sampled_softmax(
     user: Float[Tensor, "B D"],
     positive_item: Float[Tensor, "P D"],
     negative_item: Float[Tensor, "N D"],
-    is_hit: Bool[Tensor, "B N"],
     *,
+    hit_users: Int64[Tensor, " H"],
+    hit_rows: Int64[Tensor, " H"],
     positive_user: Int64[Tensor, " P"] | None = None,
     temperature: float = 1.0,
     log_q_positive: Float[Tensor, " P"] | None = None,
     log_q_negative: Float[Tensor, " N"] | None = None,
+    positive_bias: Float[Tensor, " P"] | None = None,
+    negative_bias: Float[Tensor, " N"] | None = None,
     weights: Float[Tensor, " P"] | None = None,
 ) -> Scalar:
     """Cross-entropy of users' items against N sampled items, shared by the batch.
 
     A row of ``user`` has one item or, where ``positive_user`` says of each item the row, any
     number; those then share one softmax and compete in it, as in `full_softmax`.
-    ``is_hit[b, n]`` says that sample n is a known positive of user b, the row's own items
-    included; it gets no probability. ``log_q_negative`` is the log of a sample's expected
-    share of the N: for draws with replacement the chance of one draw, for a set without
-    repeats the chance to be in it, over N.
+    ``log_q_negative`` is the log of a sample's expected share of the N: for draws with
+    replacement the chance of one draw, for a set without repeats the chance to be in it, over
+    N.
 
     With it the loss aims at `full_softmax`: a sample stands for ``1 / (N q)`` items, its
     logit is ``score / temperature - log(N q)``, and ``exp(loss)`` has the full softmax's as
@@ -147,6 +155,11 @@ def sampled_softmax(
     there by right and not by chance, must *not* be corrected (arXiv 2507.09331). The classic
     form (Yi et al., RecSys 2019) corrects it too, by ``log_q_positive``, and has the same aim
     only if the row's own item is no hit when it is sampled.
+
+    Args:
+        hit_users, hit_rows: of known positives among the samples the user and the sample, the
+            rows' own items included; they get no probability. Ascending by user is fastest.
+        positive_bias, negative_bias: what is added to the logits of the items.
 
     Returns:
         The mean over items, in nats an interaction; for uninformative towers ``log(1 + N)``
@@ -156,35 +169,32 @@ def sampled_softmax(
         ValueError: ``log_q_positive`` came without ``log_q_negative``.
 
     >>> user, item, negatives = torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(4, 2)
-    >>> is_hit = torch.tensor([[True, False, False, False]])
-    >>> sampled_softmax(user, item, negatives, is_hit).item()  # log(1 + 3)
+    >>> hit = torch.tensor([0])
+    >>> sampled_softmax(user, item, negatives, hit_users=hit, hit_rows=hit).item()  # log(1 + 3)
     1.386294...
     """
     if log_q_positive is not None and log_q_negative is None:
         raise ValueError("log_q_positive means nothing without log_q_negative: give both")
-    user = user / temperature
+    user = _cooled(user, temperature)
     owner = user if positive_user is None else user.index_select(0, positive_user)
-    own = (owner * positive_item).sum(dim=1)
+    own = dots(owner, positive_item)
     log_n = math.log(len(negative_item))
+    if positive_bias is not None:
+        own = own + positive_bias
     if log_q_positive is not None:
         own = own - (log_q_positive + log_n)
+    bias = negative_bias
     if log_q_negative is not None:
-        # One more dimension costs less than one more pass over all logits.
-        log_count = (log_q_negative + log_n).unsqueeze(1)
-        user = torch.cat([user, torch.ones_like(user[:, :1])], dim=1)
-        negative_item = torch.cat([negative_item, -log_count], dim=1)
-    width = len(negative_item) + 1
-    targets = torch.arange(1, len(user) + 1, device=user.device) * width - 1
-    hits = _places(is_hit)
-    excluded = hits + hits // (width - 1)
+        bias = -(log_q_negative + log_n) if bias is None else bias - (log_q_negative + log_n)
+    excluded = _laid_flat(hit_users, hit_rows, len(negative_item))
     share = _shares(weights, own)
     if positive_user is None:
-        return _cross_entropy(user, negative_item, own, targets, share, excluded)
+        return beside_own(user, negative_item, bias, own, share, excluded)
     # The chance of an item is that of any of its row's, times its share among those.
     together = _logsumexp_of_groups(own, positive_user, len(user))
     within = share @ (together.index_select(0, positive_user) - own)
     share = share.new_zeros(len(user)).index_add_(0, positive_user, share)
-    return within + _cross_entropy(user, negative_item, together, targets, share, excluded)
+    return within + beside_own(user, negative_item, bias, together, share, excluded)
 
 
 def full_softmax(
@@ -196,8 +206,9 @@ def full_softmax(
     excluded_rows: Int64[Tensor, " E"] | None = None,
     excluded_users: Int64[Tensor, " E"] | None = None,
     target_weights: Float[Tensor, " P"] | None = None,
+    bias: Float[Tensor, " I"] | None = None,
     temperature: float = 1.0,
-    chunk_rows: int = 256,
+    chunk_rows: int | None = None,
 ) -> Scalar:
     """Cross-entropy of users' items against the whole catalogue; a user may have several.
 
@@ -213,8 +224,9 @@ def full_softmax(
             serving would never show. A pair that is a target too stays a target.
         excluded_users: And their users.
         target_weights: ``1 / (number of the user's targets)`` gives the mean over users.
+        bias: What is added to the logits of the items.
         temperature: Divides the scores.
-        chunk_rows: How many users' logits are held at once.
+        chunk_rows: How many users' logits are held at once; None for what suits their number.
 
     Returns:
         The mean over target pairs, in nats a pair; ``log(I)`` for uninformative towers.
@@ -230,11 +242,9 @@ def full_softmax(
     target_users, order = target_users.sort(stable=True)
     targets, excluded = target_users * len(items) + target_rows[order], target_rows[:0]
     if excluded_rows is not None and excluded_users is not None:
-        excluded = excluded_users * len(items) + excluded_rows
-        if (excluded_users[1:] < excluded_users[:-1]).any():
-            excluded = excluded.sort()[0]
-    user = user / temperature
-    return _cross_entropy(user, items, None, targets, share[order], excluded, chunk_rows)
+        excluded = _laid_flat(excluded_users, excluded_rows, len(items))
+    user = _cooled(user, temperature)
+    return among_all(user, items, bias, targets, share[order], excluded, chunk_rows)
 
 
 def weighted_mean(losses: Float[Tensor, " B"], weights: Float[Tensor, " B"] | None) -> Scalar:
@@ -253,97 +263,19 @@ def _logsumexp_of_groups(
     return highest + total.clamp_min(torch.finfo(values.dtype).tiny).log()
 
 
-def _places(is_hit: Bool[Tensor, "B N"]) -> Int64[Tensor, " H"]:
-    """Where a mask, laid flat, is true; NumPy is several times as fast at it as torch."""
-    flat = is_hit.reshape(-1)
-    if flat.device.type != "cpu":
-        return flat.nonzero().squeeze(1)
-    return torch.from_numpy(np.flatnonzero(flat.numpy()))
+def _cooled(user: Float[Tensor, "B D"], temperature: float) -> Float[Tensor, "B D"]:
+    return user if temperature == 1 else user / temperature
+
+
+def _laid_flat(
+    users: Int64[Tensor, " E"], rows: Int64[Tensor, " E"], width: int
+) -> Int64[Tensor, " E"]:
+    """Places of pairs in a matrix laid flat, ascending by user."""
+    places = users * width + rows
+    return places.sort()[0] if bool((users[1:] < users[:-1]).any()) else places
 
 
 def _shares(weights: Tensor | None, like: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Weights that sum to 1, or are all 0."""
     weights = torch.ones_like(like) if weights is None else weights
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-
-
-def _cross_entropy(
-    user: Float[Tensor, "B D"],
-    items: Float[Tensor, "I D"],
-    own: Float[Tensor, " B"] | None,
-    targets: Int64[Tensor, " P"],
-    share: Float[Tensor, " P"],
-    excluded: Int64[Tensor, " E"],
-    chunk_rows: int = 256,
-) -> Scalar:
-    """Sum of ``share * -log(probability)`` over the targets.
-
-    The logits are ``user @ items.T`` and, where there is one, the row's ``own`` logit as last
-    column. Targets and exclusions are places in that matrix laid flat, row after row.
-    """
-    inputs = [user, items] if own is None else [user, items, own]
-    wanted = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-    with torch.no_grad():
-        gradients = [torch.zeros_like(each) if wanted else each for each in inputs]
-        width = len(items) + (own is not None)
-        buffer = user.new_empty(min(chunk_rows, len(user)), width)
-        user_share = user.new_zeros(len(user)).index_add_(0, targets // width, share)
-        # A user's share is put in last, where it scales D columns and not I.
-        within_user = share / user_share.clamp_min(1e-30)[targets // width]
-        loss = user.new_zeros(())
-        starts = range(0, len(user), chunk_rows)
-        ends = torch.tensor([*starts, len(user)], device=user.device) * width
-        spans = zip(starts, _spans(targets, ends), _spans(excluded, ends), strict=True)
-        for start, pairs, out in spans:
-            rows, chunk = slice(start, start + chunk_rows), buffer[: len(user) - start]
-            over_items = chunk[:, : len(items)]
-            torch.mm(user[rows], items.T, out=over_items)
-            if own is not None:
-                chunk[:, -1] = own[rows]
-            at = targets[pairs] - start * width
-            loss += share[pairs] @ _softmax_(chunk, at, excluded[out] - start * width)
-            if wanted:
-                chunk.view(-1).index_add_(0, at, within_user[pairs], alpha=-1)
-                factor = user_share[rows].unsqueeze(1)
-                torch.mm(over_items, items, out=gradients[0][rows]).mul_(factor)
-                gradients[1].addmm_(over_items.T, user[rows] * factor)
-                if own is not None:
-                    gradients[2][rows] = chunk[:, -1] * user_share[rows]
-    apply: Callable[..., Tensor] = _WithGradients.apply
-    return apply(loss, gradients, *inputs) if wanted else loss
-
-
-def _softmax_(
-    chunk: Float[Tensor, "r I"], targets: Int64[Tensor, " p"], excluded: Int64[Tensor, " e"]
-) -> Float[Tensor, " p"]:
-    """-log(probability) of the targets; leaves probabilities in ``chunk`` for its logits."""
-    flat = chunk.view(-1)
-    target_logits = flat[targets]
-    # Not -inf: a user with nothing left is NaN then, though nobody asks for this user.
-    flat[excluded] = torch.finfo(chunk.dtype).min
-    flat[targets] = target_logits
-    highest = chunk.amax(dim=1)
-    torch.softmax(chunk, dim=1, out=chunk)
-    # The highest probability is at least 1 / I, so its log is safe; to look for it twice is
-    # much cheaper than a logsumexp.
-    log_total = highest - chunk.amax(dim=1).log()
-    return log_total[targets // chunk.shape[1]] - target_logits
-
-
-def _spans(places: Int64[Tensor, " P"], ends: Int64[Tensor, " C"]) -> list[slice]:
-    """The slices of ``places`` between one end and the next; their order within is free."""
-    return [slice(*pair) for pair in pairwise(torch.searchsorted(places, ends).tolist())]
-
-
-class _WithGradients(Function):
-    """A loss whose gradients are known: one for each of the last arguments, in their order."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *_inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*gradients)
-        return loss.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *[upstream * each for each in ctx.saved_tensors]

@@ -13,6 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from twotower.model.dropout import Dropout
+from twotower.model.precision import dots, product_dtype
 
 _NEARLY_ZERO = 1e-3
 
@@ -63,9 +64,10 @@ class _Layers(Function):
     """Linear layers with ReLU and dropout between them, as one step of autograd.
 
     ReLU and dropout work in place, and the backward pass reads from the zeros that they left
-    where no gradient flows; dropout's scale is folded into the next product. So a layer costs
-    little beside its products, where a module for each part costs as much again. Can be
-    differentiated once only.
+    where no gradient flows; dropout's scale is folded into the weights of the next product. So
+    a layer costs little beside its products, where a module for each part costs as much again.
+    Under autocast all but the gradients of weights is in its precision. Can be differentiated
+    once only.
     """
 
     @staticmethod
@@ -73,41 +75,46 @@ class _Layers(Function):
         ctx: Any, features: Tensor, dropout: Dropout, *weights_and_biases: Tensor
     ) -> Tensor:
         """The last layer's output, (B, D)."""
-        depth = len(weights_and_biases) // 2
+        depth, dtype = len(weights_and_biases) // 2, product_dtype(features)
+        scales = [1.0] + [dropout.scale] * (depth - 1)
         weights, biases = weights_and_biases[:depth], weights_and_biases[depth:]
-        inputs, scale = [features], 1.0
+        weights = tuple(
+            (weight if scale == 1 else weight * scale).to(dtype)
+            for weight, scale in zip(weights, scales, strict=True)
+        )
+        inputs = [features.to(dtype)]
         for weight, bias in zip(weights, biases, strict=True):
-            values = torch.addmm(bias, inputs[-1], weight.t(), alpha=scale)
+            values = torch.addmm(bias.to(dtype), inputs[-1], weight.t())
             if len(inputs) == depth:
                 break
             values.relu_()
             if dropout.is_on:
                 values.mul_(dropout.mask(values))
             inputs.append(values)
-            scale = dropout.scale
         ctx.save_for_backward(*inputs, *weights)
-        ctx.scale = dropout.scale
-        return values
+        ctx.scales = scales
+        return values.to(features.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the features, the weights and the biases."""
-        depth = len(ctx.saved_tensors) // 2
+        depth, kind = len(ctx.saved_tensors) // 2, gradient.dtype
         inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         of_weights: list[Tensor] = []
         of_biases: list[Tensor] = []
+        gradient = gradient.to(inputs[0].dtype)
         for place in reversed(range(depth)):
-            scale = ctx.scale if place else 1.0
-            below, weight = inputs[place], weights[place]
-            of_biases.insert(0, gradient.sum(0))
-            of_weights.insert(
-                0, torch.addmm(weight, gradient.t(), below, beta=0.0, alpha=scale)
-            )
+            below, scale = inputs[place], ctx.scales[place]
+            of_weight = torch.mm(gradient.t(), below).to(kind)
+            of_weights.insert(0, of_weight if scale == 1 else of_weight.mul_(scale))
+            of_biases.insert(0, gradient.sum(0, dtype=kind))
             if place:
-                gradient = torch.addmm(below, gradient, weight, beta=0.0, alpha=scale)
+                gradient = torch.mm(gradient, weights[place])
                 gradient = torch.ops.aten.threshold_backward(gradient, below, 0.0)
-        of_features = gradient @ weights[0] if ctx.needs_input_grad[0] else None
+        of_features = None
+        if ctx.needs_input_grad[0]:
+            of_features = torch.mm(gradient, weights[0]).to(kind)
         return of_features, None, *of_weights, *of_biases
 
 
@@ -124,8 +131,7 @@ def unit(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
 
 def lengths_of(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
     """What ``unit`` divides by: never zero."""
-    squares: Tensor = torch.linalg.vecdot(embeddings, embeddings)
-    return squares.add(_NEARLY_ZERO**2).sqrt_().unsqueeze(1)
+    return dots(embeddings, embeddings).add(_NEARLY_ZERO**2).sqrt_().unsqueeze(1)
 
 
 class _Unit(Function):

@@ -22,6 +22,7 @@ from twotower.config import ModelConfig
 from twotower.data.features import FeatureShape, FeatureTable
 from twotower.model.features import FeatureLayer
 from twotower.model.history import PackedHistory, Parts, PooledHistory
+from twotower.model.precision import dots
 from twotower.model.tower import Tower, lengths_of, unit
 from twotower.model.transformer import TransformerHistory
 
@@ -218,7 +219,7 @@ class TwoTower(nn.Module):
         item_ids: Int64[Tensor, " B"],
     ) -> Float[Tensor, " B"]:
         """Scores of pairs of embeddings: what the inner products of their vectors are."""
-        scores: Tensor = torch.linalg.vecdot(users, items) * self._scale()
+        scores = dots(users, items) * self._scale()
         if self.item_bias is None:
             return scores
         bias: Tensor = self.item_bias(item_ids)

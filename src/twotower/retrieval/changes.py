@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from twotower.data.ids import Ids, as_number
 from twotower.data.plain import all_missing, plain_json
@@ -67,6 +68,17 @@ def plain_column(column: Column, given: Sequence[Any]) -> np.ndarray:
         missing = all_missing(column, 1, dimension=max(widths, default=0))
         rows = [row if row.shape[1] else missing for row in rows]
     return np.concatenate(rows)
+
+
+def has_any(values: Mapping[str, np.ndarray], count: int) -> Bool[np.ndarray, " N1"]:
+    """Which of N rows hold a value in any column; row 0 stands before them and has none."""
+    found = np.zeros(count + 1, bool)
+    for column in values.values():
+        if column.dtype == object:
+            found[1:] |= np.array([value is not None for value in column], bool)
+        else:
+            found[1:] |= ~np.isnan(column).all(axis=tuple(range(1, column.ndim)))
+    return found
 
 
 def with_values(

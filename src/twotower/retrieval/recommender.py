@@ -23,7 +23,7 @@ from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.errors import DataError, RequestError
 from twotower.model.two_tower import TwoTower
-from twotower.retrieval.changes import ItemRecords, with_values
+from twotower.retrieval.changes import ItemRecords, has_any, with_values
 from twotower.retrieval.encode import item_vectors, user_vectors
 from twotower.retrieval.filters import Catalogue
 from twotower.retrieval.index import ExactIndex
@@ -350,14 +350,8 @@ class Recommender:
     @cached_property
     def user_has_features(self) -> Bool[np.ndarray, " U1"]:
         """Of which users training knew any feature."""
-        some = np.zeros(len(self.users) + 1, bool)
-        for name in self.user_encoders.by_column.keys() & self.user_values.keys():
-            values = self.user_values[name]
-            if values.dtype == object:
-                some[1:] |= np.array([value is not None for value in values], bool)
-            else:
-                some[1:] |= ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
-        return some
+        known = self.user_encoders.by_column.keys() & self.user_values.keys()
+        return has_any({name: self.user_values[name] for name in known}, len(self.users))
 
     @cached_property
     def index(self) -> ExactIndex:

@@ -26,6 +26,7 @@ from twotower.evaluation.words import (
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.words import items_in_words, users_in_words
+from twotower.training.stages import STAGES, TRACE
 
 _STYLES: Mapping[Outcome, str] = {"win": "green", "loss": "red", "tie": "yellow"}
 
@@ -47,6 +48,35 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
         console.print(said, highlight=False, soft_wrap=True)
     if measured.get("test_auc") is not None:
         console.print(_labels_table(measured))
+
+
+def profile(console: Console, measured: Mapping[str, Any]) -> None:
+    """Where the time of the training went, if that was asked."""
+    if "profile" not in measured:
+        return
+    seconds: Mapping[str, float] = measured["profile"]["seconds"]
+    steps = max(measured["profile"]["steps"], 1)
+    of_steps = {name: each for name, each in seconds.items() if name != "validation"}
+    whole, most = sum(of_steps.values()), max(of_steps, key=lambda name: of_steps[name])
+    table = Table(title="where the time went", title_justify="left")
+    table.add_column("stage")
+    table.add_column("of a step", justify="right")
+    table.add_column("a step, ms", justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("what happens")
+    for name, each in seconds.items():
+        is_step = name in of_steps
+        share = f"{each / whole:.0%}" if is_step and whole else ""
+        a_step = f"{1000 * each / steps:.2f}" if is_step else ""
+        table.add_row(name, share, a_step, f"{each:.1f}", STAGES[name])
+    console.print(table)
+    console.print(
+        f"{steps:,} steps of {1000 * whole / steps:.1f} ms, most of it in {most}; validation "
+        f"took {seconds['validation']:.1f} s. {TRACE} in the run holds the first steps: open "
+        "it at ui.perfetto.dev",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _ranking_table(

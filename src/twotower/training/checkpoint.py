@@ -33,7 +33,7 @@ def save_checkpoint(
     for number, optimizer in enumerate(optimizers.parts):
         for parameter, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                # SparseAdam counts its steps in a plain number, Adam in a tensor.
+                # LazyAdam counts its steps in a plain number, Adam in a tensor.
                 kept = value if isinstance(value, Tensor) else torch.tensor(value)
                 kind = "tensor" if isinstance(value, Tensor) else "number"
                 tensors[f"optimizer/{number}/{parameter}/{name}/{kind}"] = kept

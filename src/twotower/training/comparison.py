@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from twotower.config import Loss, TrainingConfig
-from twotower.data.interactions import Histories
+from twotower.data.interactions import Histories, offsets_of
 from twotower.model import contrasts, losses
 from twotower.model.contrasts import Others, RowLoss
 from twotower.model.two_tower import TwoTower
 from twotower.training.batches import Batch, PairBatch, UserBatch, num_baskets
 from twotower.training.choices import SOFTMAX, WEIGHED
 from twotower.training.encoding import Encoded
-from twotower.training.hits import as_mask, each_beside_its_users_items, matches
+from twotower.training.hits import each_beside_its_users_items, matches
 from twotower.training.mining import Hard
 from twotower.training.negatives import Negatives, Shared
 
@@ -56,36 +56,64 @@ class Comparison:
         else:
             out, columns = self._hits(self.negatives.met)
             excluded = self._tensor(columns)
+        vectors, bias = _apart(rows.items)
         return losses.full_softmax(
-            users,
-            rows.items,
+            users[:, :-1],
+            vectors,
             rows.liked,
             self._tensor(askers),
             excluded_rows=excluded,
             excluded_users=self._tensor(out),
+            bias=bias,
         )
 
     def of_samples(self) -> Tensor:
         """The softmax over the sampled items; what one user asks for competes in it."""
-        assert self.shared is not None
-        rows, batch, log_q, own_log_q = self.rows, self.batch, None, None
-        if self.config.log_q != "none":
-            log_q = self._numbers(self.shared.log_q)
+        rows, batch = self.rows, self.batch
+        items, vectors, log_q = self._samples()
+        own_log_q = None
         if self.config.log_q == "classic":
             baskets = self.negatives.num_baskets(num_baskets(batch), batch.memory)
-            found = self.negatives.log_q(batch.items, len(self.shared.items), baskets)
+            found = self.negatives.log_q(batch.items, len(items), baskets)
             own_log_q = self._numbers(found)
         users, askers = self._asking()
+        hit_users, hit_rows = self._hits_of_askers(askers, items)
+        liked, liked_bias = _apart(rows.items.index_select(0, rows.liked))
+        negatives, bias = _apart(vectors)
         return losses.sampled_softmax(
-            users,
-            rows.items.index_select(0, rows.liked),
-            self._shared_vectors(),
-            self._is_hit(askers),
+            users[:, :-1],
+            liked,
+            negatives,
+            hit_users=self._tensor(hit_users),
+            hit_rows=self._tensor(hit_rows),
             positive_user=rows.askers if isinstance(batch, UserBatch) else None,
             log_q_positive=own_log_q,
-            log_q_negative=log_q,
+            log_q_negative=self._numbers(log_q),
+            positive_bias=liked_bias,
+            negative_bias=bias,
             weights=self._weights(),
         )
+
+    def _samples(
+        self,
+    ) -> tuple[Int64[np.ndarray, " N"], Float[Tensor, "N V"], Float[np.ndarray, " N"]]:
+        """The sampled items, their vectors, and the log of each one's expected share.
+
+        What was sampled several times now is there once, with the smaller log q that makes it
+        weigh as much; only the classic log q tells a row's own item from one like it.
+        """
+        assert self.shared is not None
+        items, log_q, fresh = self.shared.items, self.shared.log_q, self.shared.fresh
+        if self.config.log_q == "none":
+            log_q = np.full(len(items), -np.log(len(items)))
+        if self.config.log_q == "classic" or self.config.distinct_negatives:
+            return items, self._shared_vectors(fresh), log_q
+        distinct, first, times = np.unique(fresh, return_index=True, return_counts=True)
+        count = len(items) - len(fresh) + len(distinct)
+        once = log_q[first] - np.log(times)
+        kept = np.concatenate([once, log_q[len(fresh) :]]) + np.log(len(items) / count)
+        every = np.concatenate([distinct, items[len(fresh) :]])
+        return every, self._shared_vectors(distinct), kept
 
     def of_rows(self, row_loss: RowLoss) -> Tensor:
         """Any loss that can be said of a row alone."""
@@ -100,7 +128,7 @@ class Comparison:
         """What each row is compared with, and how many items each of them stands for."""
         batch, shared = self.batch, self.shared
         if shared is not None:
-            columns, vectors = shared.items, self._shared_vectors()
+            columns, vectors = shared.items, self._shared_vectors(shared.fresh)
         else:
             columns = self.negatives.met if self.config.negatives_from == "all" else _NONE
             vectors = self.rows.items.index_select(0, self.rows.places(columns))
@@ -109,8 +137,8 @@ class Comparison:
             assert self.num_liked is not None
             num_liked = self.num_liked[batch.user_rows]
         else:
-            is_hit = self._is_hit(np.arange(len(batch)))
-            hit_rows, hit_columns = is_hit.nonzero(as_tuple=True)
+            each = np.arange(len(batch))
+            hit_rows, hit_columns = map(self._tensor, self._hits_of_askers(each, columns))
             counts = np.diff(batch.offsets)
             num_liked = np.repeat(counts, counts)
         expected = np.ones(len(columns))
@@ -161,13 +189,16 @@ class Comparison:
         others = replace(others, stands_for=self._numbers(1 / expected))
         return self._with_own(others, hard.items, 1 / of_own)
 
-    def _shared_vectors(self) -> Float[Tensor, "N V"]:
+    def _shared_vectors(self, fresh: Int64[np.ndarray, " F"]) -> Float[Tensor, "N V"]:
+        """Vectors of some of those encoded now, and of those remembered."""
         assert self.shared is not None
-        fresh = self.rows.items.index_select(0, self.rows.places(self.shared.fresh))
+        vectors = self.rows.items
+        if not np.array_equal(fresh, self.rows.numbers):
+            vectors = vectors.index_select(0, self.rows.places(fresh))
         if self.batch.memory is None or not len(self.shared.remembered):
-            return fresh
+            return vectors
         old = self.batch.memory.vectors()[self._tensor(self.shared.remembered)]
-        return torch.cat([fresh, old])
+        return torch.cat([vectors, old])
 
     def _hits(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of some items are no others of which row of pairs; rows ascending."""
@@ -191,24 +222,29 @@ class Comparison:
         owners[askers] = self.batch.owners()
         return owners
 
-    def _is_hit(self, askers: Int64[np.ndarray, " R"]) -> Bool[Tensor, "Q N"]:
-        """Which of the shared items are no others of which asker.
+    def _hits_of_askers(
+        self, askers: Int64[np.ndarray, " R"], columns: Int64[np.ndarray, " N"]
+    ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
+        """Which of some items are no others of which asker; askers ascending.
 
         Args:
             askers: of each row who asks for it.
         """
-        assert self.shared is not None
-        shape = num_baskets(self.batch), len(self.shared.items)
-        if isinstance(self.batch, PairBatch):
-            return self._tensor(as_mask(*self._hits(self.shared.items), shape))
-        owners = self.batch.owners()
-        found = as_mask(*matches(self.batch.items, owners, self.shared.items), shape)
-        mask = self._tensor(found).index_select(0, self._tensor(self._owners_of(askers)))
+        batch = self.batch
+        if isinstance(batch, PairBatch):
+            return self._hits(columns)
+        owners = batch.owners()
+        users, places = matches(batch.items, owners, columns)
+        offsets = offsets_of(np.bincount(users, minlength=num_baskets(batch)))
+        out, at = each_beside_its_users_items(self._owners_of(askers), offsets)
+        places = places[at]
         if self.config.log_q == "classic":
-            rows, places = matches(self.batch.items, np.arange(len(owners)), self.shared.items)
-            freed = self._is_drawn_own(rows, places)
-            mask[self._tensor(askers[rows[freed]]), self._tensor(places[freed])] = False
-        return mask
+            rows, freed = matches(batch.items, np.arange(len(owners)), columns)
+            is_freed = self._is_drawn_own(rows, freed)
+            keys = askers[rows[is_freed]] * len(columns) + freed[is_freed]
+            kept = ~np.isin(out * len(columns) + places, keys)
+            return out[kept], places[kept]
+        return out, places
 
     def _is_drawn_own(self, rows: np.ndarray, places: np.ndarray) -> Bool[np.ndarray, " E"]:
         """Whether it is the row's own item, but sampled: the classic log q counts on that."""
@@ -228,6 +264,11 @@ class Comparison:
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.rows.users.device)
+
+
+def _apart(vectors: Float[Tensor, "N V"]) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"]]:
+    """Embeddings and biases of vectors of items."""
+    return vectors[:, :-1], vectors[:, -1]
 
 
 def vectors_of(model: TwoTower, loss: Loss, encoded: Encoded) -> Encoded:

@@ -15,6 +15,7 @@ from twotower.model.history import PackedHistory
 from twotower.model.two_tower import TwoTower
 from twotower.training.batches import PairBatch, UserBatch
 from twotower.training.described import Described
+from twotower.training.stages import stage
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,19 @@ def whole_users(
         described: what features say of exactly those, where that is known.
     """
     device = users.ids.device
-    if described is None:
-        table = model.hide_item_ids(items.take(torch.from_numpy(numbers).to(device)))
-        embeddings = model.encode_items(table)
-    else:
-        table = model.hide_item_ids(described.table)
-        embeddings = model.encode_items(table, described.by(model))
-    vectors = model.item_vectors(embeddings, table)
-    liked = torch.from_numpy(np.searchsorted(numbers, batch.items)).to(device)
-    offsets = torch.from_numpy(batch.offsets).to(device)
-    history = PackedHistory(liked, offsets, embeddings, table.ids)
-    people = model.hide_user_ids(users.take(torch.from_numpy(batch.user_rows).to(device)))
-    found, parts = model.encode_users_for_parts(people, history)
-    return Encoded(model.user_vectors(found), parts.part, vectors, numbers, table, liked)
+    with stage("gather"):
+        table = described.table if described else _taken(items, numbers)
+        table = model.hide_item_ids(table)
+        people = model.hide_user_ids(_taken(users, batch.user_rows))
+        liked = torch.from_numpy(np.searchsorted(numbers, batch.items)).to(device)
+        offsets = torch.from_numpy(batch.offsets).to(device)
+    with stage("towers"):
+        embeddings = model.encode_items(table, described.by(model) if described else None)
+        vectors = model.item_vectors(embeddings, table)
+        history = PackedHistory(liked, offsets, embeddings, table.ids)
+        found, parts = model.encode_users_for_parts(people, history)
+        asking = model.user_vectors(found)
+    return Encoded(asking, parts.part, vectors, numbers, table, liked)
 
 
 def pairs(
@@ -94,34 +95,35 @@ def pairs(
         others: rows of what is needed beside the batch's own items.
     """
     device = users.ids.device
-    past, counts = np.empty(0, np.int64), np.zeros(len(batch), np.int64)
-    if model.history is not None:
-        past, counts = past_of(liked, batch, history_length)
-    # Each item of the batch goes through the tower once, however often it occurs.
-    numbers, inverse = np.unique(
-        np.concatenate([batch.item_rows, others, past]), return_inverse=True
-    )
-    place = torch.from_numpy(inverse.astype(np.int64)).to(device)
-    table = model.hide_item_ids(items.take(torch.from_numpy(numbers).to(device)))
-    embeddings = model.encode_items(table)
-    if model.history is not None:
-        offsets = torch.from_numpy(offsets_of(counts)).to(device)
-        packed = PackedHistory(place[len(place) - len(past) :], offsets, embeddings, table.ids)
-        found = _encode_users(model, users, batch.user_rows, packed)
-        askers = torch.arange(len(batch), device=device)
-    else:
-        distinct, user_place = np.unique(batch.user_rows, return_inverse=True)
-        found = _encode_users(model, users, distinct, None)
-        askers = torch.from_numpy(user_place).to(device)
-    return Encoded(found, askers, embeddings, numbers, table, place[: len(batch)])
+    with stage("gather"):
+        past, counts = np.empty(0, np.int64), np.zeros(len(batch), np.int64)
+        if model.history is not None:
+            past, counts = past_of(liked, batch, history_length)
+        # Each item of the batch goes through the tower once, however often it occurs.
+        numbers, inverse = np.unique(
+            np.concatenate([batch.item_rows, others, past]), return_inverse=True
+        )
+        place = torch.from_numpy(inverse.astype(np.int64)).to(device)
+        table = model.hide_item_ids(_taken(items, numbers))
+        asking, askers = batch.user_rows, np.arange(len(batch))
+        if model.history is None:
+            asking, askers = np.unique(asking, return_inverse=True)
+        people = _taken(users, asking)
+    with stage("towers"):
+        embeddings = model.encode_items(table)
+        shown = None
+        if model.history is not None:
+            offsets = torch.from_numpy(offsets_of(counts)).to(device)
+            read = place[len(place) - len(past) :]
+            packed = PackedHistory(read, offsets, embeddings, table.ids)
+            shown = packed.only(model.is_shown(packed))
+        found = model.encode_users(model.hide_user_ids(people), shown)
+    of_rows = torch.from_numpy(askers).to(device)
+    return Encoded(found, of_rows, embeddings, numbers, table, place[: len(batch)])
 
 
-def _encode_users(
-    model: TwoTower, users: FeatureTable, user_rows: np.ndarray, packed: PackedHistory | None
-) -> Tensor:
-    rows = torch.from_numpy(user_rows).to(users.ids.device)
-    shown = packed and packed.only(model.is_shown(packed))
-    return model.encode_users(model.hide_user_ids(users.take(rows)), shown)
+def _taken(table: FeatureTable, rows: Int64[np.ndarray, " N"]) -> FeatureTable:
+    return table.take(torch.from_numpy(rows).to(table.ids.device))
 
 
 def past_of(

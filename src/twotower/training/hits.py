@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from twotower.data.interactions import ranges
+
+# A table of places is made for so many items at most, for each that is looked for.
+_LOOKED_UP = 16
 
 
 def matches(
@@ -19,19 +22,29 @@ def matches(
     (array([0, 0, 0, 1, 1]), array([1, 2, 0, 1, 2]))
     """
     order = np.argsort(others, kind="stable")
-    ranked = others[order]
-    first = np.searchsorted(ranked, items)
-    counts = np.searchsorted(ranked, items, side="right") - first
-    return np.repeat(owners, counts), order[ranges(first, counts)]
+    distinct, firsts, times = np.unique(others[order], return_index=True, return_counts=True)
+    found, place = _places(items, distinct)
+    if len(distinct) == len(others):
+        return owners[found], order[place]
+    first, counts = firsts[place], times[place]
+    return np.repeat(owners[found], counts), order[ranges(first, counts)]
 
 
-def as_mask(
-    owners: Int64[np.ndarray, " E"], places: Int64[np.ndarray, " E"], shape: tuple[int, int]
-) -> Bool[np.ndarray, "R N"]:
-    """Pairs as a matrix that is true there."""
-    found = np.zeros(shape, bool)
-    found[owners, places] = True
-    return found
+def _places(
+    items: Int64[np.ndarray, " P"], among: Int64[np.ndarray, " N"]
+) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
+    """Which of the items are there, and where; ``among`` is ascending."""
+    if len(among) and among[-1] < _LOOKED_UP * len(items):
+        # To look up in a table costs less than to search, while the table is small.
+        table = np.full(int(items.max(initial=among[-1])) + 1, -1, np.int32)
+        table[among] = np.arange(len(among), dtype=np.int32)
+        place = table[items]
+        found = np.flatnonzero(place >= 0)
+    else:
+        place = np.searchsorted(among, items)
+        place[place == len(among)] = 0
+        found = np.flatnonzero(among[place] == items) if len(among) else place[:0]
+    return found, place[found].astype(np.int64)
 
 
 def each_beside_its_users_items(

@@ -18,7 +18,9 @@ from twotower.config import TrainingConfig
 from twotower.errors import TwoTowerError
 from twotower.model.transformer import TransformerHistory
 from twotower.model.two_tower import TwoTower
+from twotower.training.lazy import LazyAdam
 from twotower.training.objective import Objective
+from twotower.training.stages import stage, steps_of
 
 # Rows of a step up to which one thread does it.
 _SMALL_BATCH = 1024
@@ -66,8 +68,8 @@ class Progress:
 class Optimizers:
     """One optimizer for the dense layers and one for the tables, lazy where rows are few.
 
-    Lazy means: a row that is not in the batch keeps its moments and its place (SparseAdam),
-    so that a step costs as much for a table of ten million rows as for one of a thousand.
+    Lazy means: a row that is not in the batch keeps its moments and its place (`LazyAdam`), so
+    that a step costs as much for a table of ten million rows as for one of a thousand.
     """
 
     def __init__(self, model: TwoTower, config: TrainingConfig, *, lazy: bool) -> None:
@@ -89,7 +91,7 @@ class Optimizers:
             kind(dense, rate, weight_decay=config.weight_decay, fused=fused)
         ]
         if tables and lazy:
-            self.parts.append(torch.optim.SparseAdam(tables))
+            self.parts.append(LazyAdam(tables))
         elif tables:
             self.parts.append(torch.optim.Adam(tables, fused=fused))
 
@@ -141,25 +143,31 @@ def epochs(
         TwoTowerError: the loss is no number any more.
     """
     config = objective.config
+    device = objective.users.ids.device.type
+    in_precision = torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16")
     while not progress.is_over(config):
         number = progress.epoch + 1
         if on_epoch is not None:
             on_epoch()
         rng = np.random.default_rng([config.seed, 3, number])
         torch.manual_seed(int(rng.integers(2**62)))
-        windows = objective.windows(model, number)
+        with stage("batches"):
+            windows = objective.windows(model, number)
         model.train()
         # Sums of a loss a row; read once an epoch, lest each step waits for the device.
         total = torch.zeros((), dtype=torch.float64)
         rows = 0
         described = objective.described(model)
         with _threads_for(objective, batch_size):
-            for batch in objective.batches(batch_size, rng, windows):
-                loss = objective.loss_of(model, batch, described)
-                loss.backward()  # type: ignore[no-untyped-call]
-                if described is not None and described.is_used_up:
-                    described.learn()
-                optimizers.step()
+            for batch in steps_of(objective.batches(batch_size, rng, windows)):
+                with stage("loss"), in_precision:
+                    loss = objective.loss_of(model, batch, described)
+                with stage("backward"):
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    if described is not None and described.is_used_up:
+                        described.learn()
+                with stage("optimizer"):
+                    optimizers.step()
                 total += loss.detach().to("cpu", torch.float64) * len(batch)
                 rows += len(batch)
                 if on_step is not None:
@@ -174,7 +182,8 @@ def epochs(
                 f"training: the loss of epoch {number} is {train_loss}; lower "
                 "training.learning_rate or look for extreme numbers in the features"
             )
-        values = {"train_loss": train_loss, **validate(model)}
+        with stage("validation"):
+            values = {"train_loss": train_loss, **validate(model)}
         progress = _after(progress, model, values, metric, better)
         yield progress
 
