@@ -92,6 +92,17 @@ def with_values(
     return every
 
 
+def has_any_value(columns: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Of each of so many rows whether any of these columns has a value there."""
+    some = np.zeros(size, bool)
+    for values in columns:
+        if values.dtype == object:
+            some |= np.array([value is not None for value in values], bool)
+        else:
+            some |= ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
+    return some
+
+
 @dataclass
 class Recent:
     """What people did since training, in the order it came; by ids, so any run can follow.
