@@ -29,6 +29,8 @@ COMMANDS = {
     "ranking": ["ranking"],
     "ranking_1m": ["ranking", "--items", "1000000", "--users", "1000", "--rounds", "3"],
     "ranking_file": ["ranking", "--file", "--users", "100000"],
+    "approximate": ["approximate"],
+    "approximate_1m": ["approximate", "--items", "1000000", "--rounds", "3"],
     "holdout": ["holdout", "--seeds", "42", "43"],
 }
 
