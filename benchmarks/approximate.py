@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from twotower.retrieval.approximate import ApproximateIndex, share_found
-from twotower.retrieval.index import ExactIndex
+from twotower.retrieval.index import ExactIndex, products, top_k
 
 DIM, CENTRES, USERS = 128, 300, 1000
 Vectors = tuple[torch.Tensor, torch.Tensor]
@@ -37,6 +37,11 @@ def clustered(num_items: int) -> Vectors:
     users = near(2 * USERS) + 0.7 * near(2 * USERS)
     users = np.concatenate([users, np.ones((2 * USERS, 1), np.float32)], axis=1)
     return torch.from_numpy(items), torch.from_numpy(users)
+
+
+def exactly(users: torch.Tensor, items: torch.Tensor, k: int) -> None:
+    """The exact search of an answer."""
+    top_k(lambda part: products(users[part], items), len(users), len(items), k)
 
 
 def main() -> None:
@@ -68,7 +73,7 @@ def main() -> None:
         for _ in range(given.rounds):
             begin = time.perf_counter()
             for block in blocks:
-                exact.search(block, k)
+                exactly(block, items, k)
             middle = time.perf_counter()
             for block in blocks:
                 index.search(block, items, k)
