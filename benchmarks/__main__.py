@@ -30,6 +30,8 @@ COMMANDS = {
     "ranking_1m": ["ranking", "--items", "1000000", "--users", "1000", "--rounds", "3"],
     "ranking_file": ["ranking", "--file", "--users", "100000"],
     "throughput": ["throughput"],
+    "approximate": ["approximate"],
+    "approximate_1m": ["approximate", "--items", "1000000", "--rounds", "3"],
     "holdout": ["holdout", "--seeds", "42", "43"],
 }
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from twotower import pipeline
 from twotower.config import Config, parse_config
+from twotower.data.ids import Ids
 from twotower.data.synthetic import generate
 from twotower.retrieval.recommender import Recommender
 from twotower.watch import Watch
@@ -130,6 +133,38 @@ def trained(loss: str = "softmax", *, text_ids: bool = False) -> Recommender:
 def shopkeeper() -> Recommender:
     """A recommender of the shop, hardly trained."""
     return pipeline.fit(shop(), settings(training={"epochs": 2}))
+
+
+@cache
+def crowded(num_items: int = 4800) -> Recommender:
+    """The checkerboard's recommender with vectors that lie in clusters, of many items.
+
+    Item n has id 500 + n, genre n % 4 and year n, and 48 items of neighbouring years a cluster.
+    """
+    rng = np.random.default_rng(0)
+    small = trained()
+    dim = small.item_vectors.shape[1] - 1
+    centres = rng.normal(size=(num_items // 48, dim))
+    items = np.repeat(centres, 48, axis=0) + 0.3 * rng.normal(size=(num_items, dim))
+    # As long as those that the towers make of new items.
+    items = 0.25 * np.column_stack([items, 0.3 * rng.normal(size=num_items)])
+    near, far = (rng.integers(0, len(centres), NUM_USERS) for _ in range(2))
+    users = np.column_stack([centres[near] + 0.5 * centres[far], np.ones(NUM_USERS)])
+
+    def rows(vectors: np.ndarray) -> torch.Tensor:
+        nobody = np.zeros((1, dim + 1))
+        return torch.from_numpy(np.concatenate([nobody, vectors]).astype(np.float32))
+
+    genres = np.empty(num_items, object)
+    genres[:] = [GENRES[n % 4] for n in range(num_items)]
+    return replace(
+        small,
+        items=Ids("item_id", 500 + np.arange(num_items)),
+        item_vectors=rows(items),
+        user_vectors=rows(users),
+        has_own_id=np.append(False, np.ones(num_items, bool)),
+        item_values={"genre": genres, "year": np.arange(num_items, dtype=np.float64)},
+    )
 
 
 def lab(place: Path) -> tuple[Recommender, Path]:

@@ -364,6 +364,7 @@ def similar(
 app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.parquet"))(
     exporting.embed
 )
+app.command(epilog=_example("index runs/20260131-120000-lab"))(serving.index)
 app.command(epilog=_example("serve runs/20260131-120000-lab"))(serving.serve)
 app.command(epilog=_example("key shop --scope read --scope write --into keys.txt"))(serving.key)
 

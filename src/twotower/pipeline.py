@@ -32,6 +32,7 @@ from twotower.evaluation.assess import assess, best_possible
 from twotower.evaluation.settle import add_popularity, settle
 from twotower.evaluation.validation import validation
 from twotower.report.page import draw
+from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.encode import (
     item_vectors,
     require_finite,
@@ -46,6 +47,9 @@ from twotower.training.resolve import contenders
 from twotower.training.search import search
 from twotower.training.stages import Stages, watched
 from twotower.watch import Watch
+
+# Users that the recall of an index is measured with.
+_MEASURED = 1000
 
 
 @dataclass(frozen=True)
@@ -328,6 +332,34 @@ def evaluate(
         "data": fingerprint(dataset),
         "versions": versions(),
     }
+
+
+def index(run: Path, *, recall: float = 0.99) -> ApproximateIndex:
+    """Build an approximate index of a run's items and put it into the run.
+
+    Args:
+        recall: the least share of the exact lists of 100 that it is to find, measured with
+            users of the run, what they have seen left out.
+
+    Raises:
+        RequestError: it does not reach that, or faiss is not installed; nothing is written.
+        RunError: no such run, or it can not be written.
+    """
+    recommender = runs.load(run)
+    seed, users = recommender.config.training.seed, len(recommender.users)
+    chosen = np.random.default_rng(seed).choice(users, min(users, _MEASURED), replace=False)
+    rows = np.sort(chosen) + 1
+    seen, owners = recommender.seen.pack(rows)
+    built = ApproximateIndex.build(
+        recommender.index,
+        recommender.user_vectors[torch.from_numpy(rows)],
+        excluded_items=torch.from_numpy(seen.astype(np.int64)) - 1,
+        excluded_owners=torch.from_numpy(owners.astype(np.int64)),
+        recall=recall,
+        seed=seed,
+    )
+    runs.write_index(built, run)
+    return built
 
 
 def _read_like(recommender: Recommender, source: Any) -> Dataset:

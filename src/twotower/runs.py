@@ -11,9 +11,10 @@
       manifest.json           format number, shapes, sha256 of every file and of itself
       report.html             all of it for people, if it was drawn
       trace.json.gz           the first steps of the training, if it was profiled
+      index.json, index-*.faiss  an approximate index of the items, if it was built
 
-Nothing is pickled, so loading a run can not run code. Report and trace are not in the manifest:
-no program reads them, and the report is made from the other files, whenever wanted again.
+Nothing is pickled, so loading a run can not run code. Report, trace and index are not in the
+manifest: ``index.json`` has the sha256 of its index and of the vectors that it belongs to.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ from twotower.data.writing import write_parquet
 from twotower.errors import RunError, TwoTowerError, reason
 from twotower.model.two_tower import TwoTower
 from twotower.report.page import REPORT
+from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.recommender import Recommender
 from twotower.training.stages import TRACE
 
 FORMAT = 1
 _USER_VALUES = "user_values."
 MANIFEST = "manifest.json"
+INDEX = "index.json"
+_VECTORS = "embeddings/vectors.safetensors"
 _ALIGNMENT = 64
 
 
@@ -116,7 +120,7 @@ def _write(
         "users": recommender.user_vectors.contiguous(),
         "items": recommender.item_vectors.contiguous(),
     }
-    _save_aligned(vectors, place / "embeddings" / "vectors.safetensors")
+    _save_aligned(vectors, place / _VECTORS)
     rows = {
         "has_own_id": torch.from_numpy(recommender.has_own_id),
         "user_has_own_id": torch.from_numpy(recommender.user_has_own_id),
@@ -178,7 +182,7 @@ def load(directory: str | Path) -> Recommender:
     for name in manifest["files"]:
         _check_file(directory, name, manifest)
     config = read_run_config(directory)
-    vectors = load_file(str(directory / "embeddings" / "vectors.safetensors"))
+    vectors = load_file(str(directory / _VECTORS))
     rows = load_file(str(directory / "embeddings" / "rows.safetensors"))
     met = load_file(str(directory / "interactions.safetensors"))
     shapes = manifest["model"]
@@ -220,6 +224,66 @@ def load(directory: str | Path) -> Recommender:
         metrics=_read_json(directory / "metrics.json"),
         history=_read_json(directory / "history.json"),
     )
+
+
+def write_index(index: ApproximateIndex, directory: Path) -> None:
+    """Put an index beside the vectors of a run; it takes the place of an earlier one at once.
+
+    Raises:
+        RunError: no such run, or it can not be written; what was there is still there.
+    """
+    manifest = read_manifest(directory)
+    beside = directory / f".index.{secrets.token_hex(4)}"
+    try:
+        figures = index.write(beside)
+        entry = {**figures, "lists": _sha256(beside), "vectors": manifest["files"][_VECTORS]}
+        lists = _lists_of(directory, entry)
+        _put(beside, lists)
+        _write_json(beside, {**entry, "sha256": _digest(entry)})
+        _put(beside, directory / INDEX)
+        # A service that has mapped an earlier one keeps it.
+        for old in set(directory.glob("index-*.faiss")) - {lists}:
+            old.unlink()
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{directory}: no index can be written ({reason(error)})") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_index(directory: Path) -> ApproximateIndex | None:
+    """The index of a run, mapped from its file; None if there is none.
+
+    Raises:
+        RunError: it is of other vectors, or was changed.
+        RequestError: faiss is not installed.
+    """
+    if not (directory / INDEX).is_file():
+        return None
+    again = f"`twotower index {directory}` makes it again"
+    try:
+        entry = dict(_read_json(directory / INDEX))
+        is_whole = entry.pop("sha256", None) == _digest(entry)
+        lists = _lists_of(directory, entry)
+        is_whole = is_whole and lists.is_file() and _sha256(lists) == entry["lists"]
+    except (OSError, ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise RunError(f"{directory}: the index is not whole or was changed; {again}")
+    if entry["vectors"] != read_manifest(directory)["files"][_VECTORS]:
+        raise RunError(f"{directory}: the index belongs to other vectors; {again}")
+    return ApproximateIndex.read(lists, entry)
+
+
+def _lists_of(directory: Path, entry: Mapping[str, Any]) -> Path:
+    return directory / f"index-{entry['lists'][:12]}.faiss"
+
+
+def _put(path: Path, into: Path) -> None:
+    """Move a file to its place when the disk has it, readable by whoever may enter the run."""
+    path.chmod((into.parent / MANIFEST).stat().st_mode)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.replace(into)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from twotower.errors import RequestError
+from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.changes import Recent
 from twotower.retrieval.explain import explained
 from twotower.retrieval.index import products, top_k
@@ -24,21 +26,40 @@ _FEW = 0.1
 _SMALLEST_POOL = 100
 
 
+@dataclass
+class Tally:
+    """How people were searched for, by their places; it is filled in.
+
+    Attributes:
+        approximate: those whose lists the approximate index gave.
+        fallbacks: those whose lists it left short, so that the exact search gave them.
+    """
+
+    approximate: set[int] = field(default_factory=set)
+    fallbacks: set[int] = field(default_factory=set)
+
+
 def answer(
     recommender: Recommender,
     people: Sequence[Person],
     wish: Wish | None = None,
     *,
     recent: Recent | None = None,
+    exact: bool = False,
+    tally: Tally | None = None,
 ) -> list[Answer]:
     """What each of some people is recommended, and on what that rests.
 
     Nobody is an error: an unknown user is answered from features and history, and from
     popularity where there is nothing else. A list is shorter than k only where fewer items
-    fulfil the wish: the search is exact, over those alone that may be found.
+    fulfil the wish: the search is exact, over those alone that may be found. Where the
+    recommender has an approximate index, that is searched where it pays, and what it leaves
+    short is searched exactly.
 
     Args:
         recent: what people did since training.
+        exact: leave the approximate index aside.
+        tally: where to note how each person was searched for.
 
     Raises:
         RequestError: a column or a feature that does not exist, or a value it can not have.
@@ -47,8 +68,11 @@ def answer(
     known = [look_up(recommender, person, recent) for person in people]
     if not known:
         return []
-    search = _Search(recommender, known, wish)
+    search = _Search(recommender, known, wish, exact=exact)
     lists = search.lists()
+    if tally is not None:
+        tally.approximate |= search.tally.approximate - search.tally.fallbacks
+        tally.fallbacks |= search.tally.fallbacks
     dials = search.dials.tolist()
     chances = iter(_chances(recommender, lists, dials))
     answers = []
@@ -133,8 +157,12 @@ class _Search:
         rows: of the items that may be found; None for all.
     """
 
-    def __init__(self, recommender: Recommender, known: Sequence[Known], wish: Wish) -> None:
+    def __init__(
+        self, recommender: Recommender, known: Sequence[Known], wish: Wish, *, exact: bool
+    ) -> None:
         self.recommender, self.known, self.wish = recommender, known, wish
+        self.index = None if exact else recommender.approximate
+        self.tally = Tally()
         self.vectors = vectors_of(recommender, known)
         self.dials = np.array(
             [wish.popularity or (1.0 if each.is_nobody else 0.0) for each in known], np.float32
@@ -155,7 +183,7 @@ class _Search:
     def lists(self) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
         """Rows and scores of each person's list."""
         k = min(self.wish.k, self.num_allowed)
-        everybody = slice(0, len(self.known))
+        everybody = np.arange(len(self.known))
         if not self.groups and self.wish.diversity == 0:
             return self._best(everybody, k)
         pool = min(max(_SMALLEST_POOL, 5 * k), self.num_allowed)
@@ -166,19 +194,53 @@ class _Search:
             # Quotas may use up a pool; the next one is larger, and the last is all there is.
             while len(chosen[0]) < k and len(candidates[0]) == size < self.num_allowed:
                 size = min(4 * size, self.num_allowed)
-                [candidates] = self._best(slice(place, place + 1), size)
+                [candidates] = self._best(np.array([place]), size)
                 chosen = self._chosen(*candidates)
             lists.append(chosen)
         return lists
 
     def _best(
-        self, places: slice, k: int
+        self, places: Int64[np.ndarray, " P"], k: int
     ) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
         """The k best for some of the people, by score alone."""
+        if self.index is None or self.rows is not None or k > self.index.k:
+            return self._exactly(places, k)
+        # Popularity is no part of the vectors that the index knows.
+        near = places[self.dials[places] == 0]
+        lists = zip(near, self._approximately(self.index, near, k), strict=True)
+        found = {place: each for place, each in lists if len(each[0]) == k}
+        self.tally.approximate |= set(found)
+        self.tally.fallbacks |= set(near) - set(found)
+        rest = np.array([place for place in places if place not in found], np.int64)
+        found |= zip(rest, self._exactly(rest, k), strict=True)
+        return [found[place] for place in places]
+
+    def _approximately(
+        self, index: ApproximateIndex, places: Int64[np.ndarray, " P"], k: int
+    ) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
+        if not len(places):
+            return []
+        excluded, owners = self._excluded(places)
+        return self._lists(
+            *index.search(
+                self.vectors[torch.from_numpy(places)],
+                self.recommender.item_vectors[1:],
+                k,
+                is_candidate=self.is_candidate,
+                excluded_items=torch.from_numpy(excluded),
+                excluded_owners=torch.from_numpy(owners),
+            )
+        )
+
+    def _exactly(
+        self, places: Int64[np.ndarray, " P"], k: int
+    ) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
+        if not len(places):
+            return []
         items = self.recommender.item_vectors[1:]
         if self.rows is not None:
             items = self.recommender.item_vectors[torch.from_numpy(self.rows)]
-        queries, dials = self.vectors[places], self.dials[places]
+        queries, dials = self.vectors[torch.from_numpy(places)], self.dials[places]
         excluded, owners = self._excluded(places)
 
         def scores_of(part: slice) -> Float32[Tensor, "b I"]:
@@ -189,15 +251,22 @@ class _Search:
                 scores += torch.from_numpy(dials[part, None] * popularity)
             return scores
 
-        found, values = top_k(
-            scores_of,
-            len(queries),
-            len(items),
-            k,
-            is_candidate=self.is_candidate,
-            excluded_items=torch.from_numpy(excluded),
-            excluded_owners=torch.from_numpy(owners),
+        return self._lists(
+            *top_k(
+                scores_of,
+                len(queries),
+                len(items),
+                k,
+                is_candidate=self.is_candidate,
+                excluded_items=torch.from_numpy(excluded),
+                excluded_owners=torch.from_numpy(owners),
+            )
         )
+
+    def _lists(
+        self, found: Int64[Tensor, "P K"], values: Float32[Tensor, "P K"]
+    ) -> list[tuple[Int64[np.ndarray, " _"], Float32[np.ndarray, " _"]]]:
+        """Rows and scores of what was found, without gaps."""
         lists = []
         for positions, scores in zip(found.numpy(), values.numpy(), strict=True):
             there = positions >= 0
@@ -206,13 +275,14 @@ class _Search:
         return lists
 
     def _excluded(
-        self, places: slice
+        self, places: Int64[np.ndarray, " P"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """Positions that are not to be found, and whose each is: a place in ``places``."""
         everybodys = self.recommender.items.rows(self.wish.exclude)
         everybodys = everybodys[everybodys > 0]
         found = []
-        for each in self.known[places]:
+        for place in places:
+            each = self.known[place]
             met = [] if self.wish.include_seen else [each.met]
             rows = np.concatenate([everybodys, each.excluded, *met])
             found.append(rows - 1 if self.rows is None else self._narrowed(rows))

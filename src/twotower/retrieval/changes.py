@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from twotower.data.ids import Ids, as_number
 from twotower.data.plain import all_missing, plain_json
@@ -70,17 +69,6 @@ def plain_column(column: Column, given: Sequence[Any]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def has_any(values: Mapping[str, np.ndarray], count: int) -> Bool[np.ndarray, " N1"]:
-    """Which of N rows hold a value in any column; row 0 stands before them and has none."""
-    found = np.zeros(count + 1, bool)
-    for column in values.values():
-        if column.dtype == object:
-            found[1:] |= np.array([value is not None for value in column], bool)
-        else:
-            found[1:] |= ~np.isnan(column).all(axis=tuple(range(1, column.ndim)))
-    return found
-
-
 def with_values(
     old: Mapping[str, np.ndarray],
     new: Mapping[str, np.ndarray],
@@ -102,6 +90,17 @@ def with_values(
         changed[rows[~fresh] - 1] = given[~fresh]
         every[name] = np.concatenate([changed, given[fresh]])
     return every
+
+
+def has_any_value(columns: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Of each of so many rows whether any of these columns has a value there."""
+    some = np.zeros(size, bool)
+    for values in columns:
+        if values.dtype == object:
+            some |= np.array([value is not None for value in values], bool)
+        else:
+            some |= ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
+    return some
 
 
 @dataclass

@@ -23,7 +23,8 @@ from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.errors import DataError, RequestError
 from twotower.model.two_tower import TwoTower
-from twotower.retrieval.changes import ItemRecords, has_any, with_values
+from twotower.retrieval.approximate import ApproximateIndex
+from twotower.retrieval.changes import ItemRecords, has_any_value, with_values
 from twotower.retrieval.encode import item_vectors, user_vectors
 from twotower.retrieval.filters import Catalogue
 from twotower.retrieval.index import ExactIndex
@@ -46,6 +47,7 @@ class Recommender:
         removed: rows of items that are no longer to be had; what people made of them counts.
         user_values, item_values: plain values of their columns (see ``Entities``), to be shown.
         metrics, history: what training measured; see the run's ``metrics.json``.
+        approximate: what ``answer`` searches instead of all items, if it was built.
     """
 
     config: Config
@@ -65,6 +67,7 @@ class Recommender:
     metrics: Mapping[str, Any]
     history: Mapping[str, Sequence[float]]
     removed: frozenset[int] = frozenset()
+    approximate: ApproximateIndex | None = None
 
     def __repr__(self) -> str:
         dim = self.item_vectors.shape[1] - 1
@@ -277,6 +280,8 @@ class Recommender:
         old, new = torch.from_numpy(rows[~fresh]), vectors[torch.from_numpy(~fresh)]
         whole = torch.cat([self.item_vectors, vectors[torch.from_numpy(fresh)]])
         whole[old] = new
+        put = np.append(rows[~fresh] - 1, len(self.items) + np.arange(fresh.sum()))
+        approximate = self.approximate and self.approximate.with_changed(put, whole[1:])
         changed = replace(
             self,
             items=Ids(self.items.column, np.concatenate([self.items.values, ids[fresh]])),
@@ -284,6 +289,7 @@ class Recommender:
             has_own_id=np.concatenate([self.has_own_id, np.zeros(fresh.sum(), bool)]),
             item_values=with_values(self.item_values, values, rows, fresh),
             removed=self.removed - set(rows.tolist()),
+            approximate=approximate,
         )
         # What all items or users were gone through for is not found out again.
         moments = self._moments + moments_of(vectors) - moments_of(self.item_vectors[old])
@@ -350,8 +356,9 @@ class Recommender:
     @cached_property
     def user_has_features(self) -> Bool[np.ndarray, " U1"]:
         """Of which users training knew any feature."""
-        known = self.user_encoders.by_column.keys() & self.user_values.keys()
-        return has_any({name: self.user_values[name] for name in known}, len(self.users))
+        names = self.user_encoders.by_column.keys() & self.user_values.keys()
+        known = [self.user_values[name] for name in names]
+        return np.append(False, has_any_value(known, len(self.users)))
 
     @cached_property
     def index(self) -> ExactIndex:
@@ -379,15 +386,11 @@ class Recommender:
         k: int,
         excluded: tuple[np.ndarray, np.ndarray] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        items, owners = (None, None) if excluded is None else excluded
-        positions, scores = index.search(
-            vectors,
-            k,
-            excluded_items=None
-            if items is None
-            else torch.from_numpy(items.astype(np.int64)) - 1,
-            excluded_owners=None if owners is None else torch.from_numpy(owners),
-        )
+        pairs = {}
+        if excluded is not None:
+            items, owners = (torch.from_numpy(each.astype(np.int64)) for each in excluded)
+            pairs = {"excluded_items": items - 1, "excluded_owners": owners}
+        positions, scores = index.search(vectors, k, **pairs)
         found = positions.numpy()
         ids = self.items.values[np.maximum(found, 0)]
         is_short = found < 0

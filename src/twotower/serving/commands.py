@@ -1,4 +1,4 @@
-"""The commands of serving: ``twotower serve`` and ``twotower key``; no logic here."""
+"""The commands of serving: ``twotower serve``, ``index`` and ``key``; no logic here."""
 
 from __future__ import annotations
 
@@ -72,6 +72,24 @@ def serve(
         on_open=lambda address: _out.print(
             f"{run} at {address}", highlight=False, soft_wrap=True
         ),
+    )
+
+
+def index(
+    run: Annotated[Path, typer.Argument(help="A run directory, as `twotower train` wrote it.")],
+    recall: Annotated[
+        float, typer.Option(help="The least share of the exact lists that it is to find.")
+    ] = 0.99,
+) -> None:
+    """Build an approximate index into a run of very many items; serve searches it."""
+    from twotower import pipeline
+
+    built = pipeline.index(run, recall=recall)
+    _out.print(
+        f"{run}: recall@{built.k} {built.recall:.4f} in {built.probes:,} of "
+        f"{built.inverted.nlist:,} lists",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -47,7 +47,23 @@ class Metrics:
         )
         self.filter_fallbacks = Counter(
             "twotower_filter_fallbacks_total",
-            "Lists that an approximate search left short; none while the search is exact.",
+            "Lists that an approximate search left short, so that they were searched exactly.",
+            registry=registry,
+        )
+        self.approximate_lists = Counter(
+            "twotower_approximate_lists_total",
+            "Lists that the approximate index gave; none while there is no index.",
+            registry=registry,
+        )
+        self.index_recall = Gauge(
+            "twotower_index_recall",
+            "The share of the exact lists that the index gives: of lists answered both ways, "
+            "until there are enough of them as its build found it; 1 without an index.",
+            registry=registry,
+        )
+        self.index_mark = Gauge(
+            "twotower_index_recall_mark",
+            "The recall that the index was built for; 0 without an index.",
             registry=registry,
         )
         self.events = Counter(

@@ -20,13 +20,15 @@ import numpy as np
 
 from twotower import runs
 from twotower.errors import DataError, RunError, ServiceError, StateError, TwoTowerError
-from twotower.retrieval.answer import answer, score_pairs
+from twotower.retrieval.answer import Tally, answer, score_pairs
+from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Answer, Id, Person, Scored, Wish
 from twotower.retrieval.words import timestamps
 from twotower.serving.metrics import Metrics
+from twotower.serving.sample import Sample
 from twotower.serving.state import ITEM, Event, News, State
 
 _log = logging.getLogger("twotower.serving")
@@ -72,6 +74,7 @@ class Service:
         self._topic = f"run {crew}"
         self._last_event = self._last_news = 0
         self._folder, self._state, self.metrics, self._now = runs_folder, state, metrics, now
+        self._sample = Sample(metrics)
         self._served: Served | None = None
         self._previous: Served | None = None
         self._recent = Recent()
@@ -134,10 +137,14 @@ class Service:
             RequestError: a column or feature that does not exist, or can not have a value.
         """
         served = self.served
-        answers = answer(served.recommender, people, wish, recent=self._recent)
+        recommender, recent, tally = served.recommender, self._recent, Tally()
+        answers = answer(recommender, people, wish, recent=recent, tally=tally)
+        self._sample.look(recommender, people, wish, recent, answers, tally)
         named = [each.user for each in people if each.user is not None]
-        rows = served.recommender.users.rows(named)
-        self.metrics.answered(people, answers, wish, num_unknown=int((rows == 0).sum()))
+        unknown = int((recommender.users.rows(named) == 0).sum())
+        self.metrics.answered(people, answers, wish, num_unknown=unknown)
+        self.metrics.approximate_lists.inc(len(tally.approximate))
+        self.metrics.filter_fallbacks.inc(len(tally.fallbacks))
         return served, answers
 
     def similar(self, items: Sequence[Id], k: int) -> tuple[Served, Recommendations]:
@@ -334,6 +341,7 @@ class Service:
     def _serve(self, served: Served) -> Served:
         _warm(served.recommender)
         self._served = served
+        self._sample.of(served.recommender)
         self.metrics.serve(served.name, served.version, lambda: self._now() - served.written_at)
         return served
 
@@ -373,11 +381,20 @@ def _one_by_one(recommender: Recommender, put: Mapping[str, Mapping[str, Any]]) 
 
 def _load(run: Path) -> Served:
     version = runs.version(run) if (run / runs.MANIFEST).is_file() else ""
-    recommender = runs.load(run)
+    recommender = replace(runs.load(run), approximate=_index_of(run))
     written_at = (run / runs.MANIFEST).stat().st_mtime
     if runs.version(run) != version:
         raise RunError(f"{run}: was changed while it was read; load it again")
     return Served(recommender, recommender, run.resolve().name, version, written_at)
+
+
+def _index_of(run: Path) -> ApproximateIndex | None:
+    """The run's index; where it can not be used the exact search does as well, if slower."""
+    try:
+        return runs.read_index(run)
+    except TwoTowerError as error:
+        _log.warning("searching exactly", extra={"fields": {"why": str(error)}})
+        return None
 
 
 def _warm(recommender: Recommender) -> None:
