@@ -62,8 +62,9 @@ def test_more_than_can_wait_are_told_to_come_back_and_the_rest_is_answered(run: 
 def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_graceful(
     run: Path,
 ) -> None:
+    everybody = [{"user": 100 + n % 120} for n in range(256)]
     with serving(run, "--seconds 0.2 --threads 1") as server:
-        late = server.post("/v1/recommend", HEAVY)
+        late = server.post("/v1/recommend", {**HEAVY, "people": everybody, "diversity": 0.5})
         assert (late.status, late.headers["retry-after"]) == (503, "1")
         assert "within 0.2 s" in late.json["error"]
         place = urlsplit(server.url)

@@ -280,8 +280,11 @@ def _turn_model(hand: _Hand, shape: Shape) -> None:
         lengths = [length for length in (20, 50, 100, 200) if length < shape.history]
         hand.choose("model.history_length", lengths)
         hand.scale("model.history_dropout", 0.0, 0.9)
-    if model.item_ids and loss not in {"triplet", "ccl"}:
+    # Popularity that was asked for needs biases to be added to.
+    if model.item_ids and loss not in {"triplet", "ccl"} and model.popularity in {"auto", 0}:
         hand.choose("model.item_bias", [True, False])
+        if not hand.config.model.item_bias:
+            hand.config = with_value(hand.config, "model.popularity", 0.0)
 
 
 def _stand_ins(config: Config, shape: Shape) -> bool:
