@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
@@ -59,6 +60,17 @@ class Interactions:
             _both(self.weights, other.weights),
             _both(self.ratings, other.ratings),
         )
+
+    @cached_property
+    def by_user(self) -> Histories:
+        """What each user met, oldest first, up to the last user who met anything."""
+        users, items, times = self.user_rows, self.item_rows, self.times
+        if times is not None and not is_ascending(times):
+            order = np.argsort(times, kind="stable")
+            users, items, times = users[order], items[order], times[order]
+        columns = [items] if times is None else [items, times]
+        offsets, found = grouped(users, columns)
+        return Histories(offsets, found[0], None if times is None else found[1])
 
     def without_times(self) -> Interactions:
         """The same rows, their times forgotten."""
@@ -170,18 +182,8 @@ def histories(interactions: Interactions, *, num_users: int) -> Histories:
     >>> histories(met, num_users=2).of(2)
     array([7, 9], dtype=int32)
     """
-    known = interactions.__dict__.get("_histories")
-    if isinstance(known, Histories):
-        # Made once; whoever came without an interaction is behind the others.
-        offsets = known.offsets[: num_users + 2]
-        spare = num_users + 2 - len(offsets)
-        return replace(known, offsets=np.pad(offsets, (0, spare), "edge"))
-    users, items, times = interactions.user_rows, interactions.item_rows, interactions.times
-    if times is not None and not is_ascending(times):
-        order = np.argsort(times, kind="stable")
-        users, items, times = users[order], items[order], times[order]
-    columns = [items] if times is None else [items, times]
-    offsets, found = grouped(users, columns, num_users + 1)
-    made = Histories(offsets, found[0], None if times is None else found[1])
-    interactions.__dict__["_histories"] = made
-    return made
+    known = interactions.by_user
+    # Whoever came without an interaction is behind the others.
+    offsets = known.offsets[: num_users + 2]
+    spare = num_users + 2 - len(offsets)
+    return replace(known, offsets=np.pad(offsets, (0, spare), "edge"))
