@@ -66,16 +66,7 @@ class TestSqlite(Contract):
 class TestPostgres(Contract):
     @pytest.fixture
     def url(self, postgres: Postgres) -> str:
-        return fresh(postgres)
-
-
-def fresh(postgres: Postgres) -> str:
-    """A database with nothing in it."""
-    import psycopg
-
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute("DROP TABLE IF EXISTS events, item_changes, news")
-    return postgres.url
+        return postgres.emptied()
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -85,7 +76,7 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_nothing_twice(
     """Killed three times while four threads send; each sends again what got no answer."""
     url = f"sqlite:///{run.parent / 'service.sqlite'}"
     if database == "postgresql":
-        url = fresh(request.getfixturevalue("postgres"))
+        url = request.getfixturevalue("postgres").emptied()
     acknowledged: list[str] = []
     open_: list[ClientEvent] = []
     for turn in range(3):
@@ -155,7 +146,7 @@ def test_what_was_told_survives_a_restart_a_swap_and_a_rollback(run: Path) -> No
 def test_while_the_database_is_away_recommendations_go_on_and_events_are_refused(
     run: Path, postgres: Postgres
 ) -> None:
-    url = fresh(postgres)
+    url = postgres.emptied()
     with serving(run, f"--state '{url}'") as server:
         told = {"events": [{"id": "a", "user": "told", "item": 502}]}
         assert server.post("/v1/events", told).json == {"stored": 1, "repeated": 0}
@@ -183,7 +174,7 @@ def test_while_the_database_is_away_recommendations_go_on_and_events_are_refused
 def test_a_database_that_says_nothing_keeps_no_recommendation_waiting(
     run: Path, postgres: Postgres
 ) -> None:
-    url = fresh(postgres)
+    url = postgres.emptied()
     with serving(run, f"--state '{url}' --seconds 1") as server:
         told = {"events": [{"id": "a", "user": "told", "item": 502}]}
         with postgres.frozen():

@@ -238,8 +238,4 @@ class TestSqlite(Contract):
 class TestPostgres(Contract):
     @pytest.fixture
     def url(self, postgres: Postgres) -> str:
-        import psycopg
-
-        with psycopg.connect(postgres.url, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS events, item_changes, news")
-        return postgres.url
+        return postgres.emptied()
