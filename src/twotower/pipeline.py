@@ -187,18 +187,19 @@ def _fit(
     """
     dataset, parts = planned.dataset, planned.parts
     started = time.perf_counter()
+    measure = validation(parts, planned.contenders[0])
     config, learned = search(
         dataset,
         parts.train,
         planned.contenders,
-        validation(parts, planned.contenders[0]),
+        measure,
         work=work,
         identity=identity,
         resume=resume,
         watch=watch,
     )
     searched = learned.progress
-    config = settle(learned, parts, config)
+    config = settle(learned, parts.train, measure, config)
     if config.training.refit:
         learned = _refit(planned, config, learned, watch, work, identity, resume)
     seconds = time.perf_counter() - started

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from twotower.config import Config
 from twotower.data.interactions import Interactions
-from twotower.data.splits import Split
 from twotower.evaluation.calibration import fit_line
-from twotower.evaluation.validation import validation
+from twotower.evaluation.validation import Validation
 from twotower.training import closed_form
 from twotower.training.learn import Learned
 
 
-def settle(learned: Learned, parts: Split, config: Config) -> Config:
-    """Fit both, in place, and say how much popularity counts where that was open."""
+def settle(
+    learned: Learned, train: Interactions, measure: Validation, config: Config
+) -> Config:
+    """Fit both, in place, and say how much popularity counts where that was open.
+
+    Args:
+        train: what was learned from.
+        measure: what the epochs were measured by.
+    """
     popularity: float | str | None = config.model.popularity
     if popularity == "auto":
         popularity = learned.progress.best_value("val_popularity")
     model = config.model.model_copy(update={"popularity": popularity})
     config = config.model_copy(update={"model": model})
-    add_popularity(learned, parts.train, config)
-    _calibrate(learned, parts, config)
+    add_popularity(learned, train, config)
+    _calibrate(learned, measure)
     return config
 
 
@@ -32,13 +38,13 @@ def add_popularity(learned: Learned, train: Interactions, config: Config) -> Non
     )
 
 
-def _calibrate(learned: Learned, parts: Split, config: Config) -> None:
+def _calibrate(learned: Learned, measure: Validation) -> None:
     """Fit slope and offset of the affinity on validation.
 
     Under bce, which learns its own, too: towers that were stopped at the best epoch are still
     surer of themselves than they should be.
     """
-    scores, labels = validation(parts, config).pairs(learned)
+    scores, labels = measure.pairs(learned)
     slope, offset = fit_line(scores, labels)
     learned.model.slope.fill_(slope)
     learned.model.offset.data.fill_(offset)
