@@ -209,7 +209,9 @@ class TrainingConfig(Section):
     optimizer: Literal["adam", "adamw"] = Field("adam", description="of the dense layers")
     epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(200, description="at most")
     early_stopping_patience: Annotated[int, Field(ge=1)] = Field(
-        5, description="epochs without a better validation value before it stops"
+        10,
+        description="epochs without a better validation value, the mean of three epochs, "
+        "before it stops",
     )
     refit: bool = Field(
         True,

@@ -22,6 +22,8 @@ from twotower.training.lazy import LazyAdam
 from twotower.training.objective import Objective
 from twotower.training.stages import stage, steps_of
 
+# An epoch is judged by the mean of so many, it and those before it.
+_JUDGED_TOGETHER = 3
 # Rows of a step up to which one thread does it.
 _SMALL_BATCH = 1024
 
@@ -54,6 +56,11 @@ class Progress:
         if self.best_epoch:
             return (self.history or {})[metric][self.best_epoch - 1]
         return self.start[metric] if self.start and metric in self.start else None
+
+    def judged(self, metric: str, epoch: int) -> float:
+        """What an epoch, from 1, is judged by: one alone may be the best by chance."""
+        values = (self.history or {})[metric]
+        return float(np.mean(values[max(epoch - _JUDGED_TOGETHER, 0) : epoch]))
 
     def best_in_words(self) -> str:
         """Which weights are the best."""
@@ -216,7 +223,9 @@ def _after(
     epoch = progress.epoch + 1
     best = progress.best_value(metric)
     progress = replace(progress, epoch=epoch, history=history)
-    if best is None or better(values[metric], best):
+    if progress.best_epoch:
+        best = progress.judged(metric, progress.best_epoch)
+    if best is None or better(progress.judged(metric, epoch), best):
         return replace(progress, best_epoch=epoch, best_weights=copy_of(model))
     return progress
 
