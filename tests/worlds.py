@@ -30,9 +30,9 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "training": {
         "learning_rate": 0.01,
-        "batch_size": 32,
+        "batch_size": 64,
         "epochs": 60,
-        "early_stopping_patience": 20,
+        "early_stopping_patience": 5,
     },
     "data": {"split": "random_per_user"},
     "evaluation": {"baselines": ["popularity"], "bootstrap": 20, "k": [10, 20]},
