@@ -81,10 +81,16 @@ def shop_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> polars.DataFrame:
+def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a job writes that nobody disturbed."""
     into = tmp_path_factory.mktemp("undisturbed") / "lists.parquet"
     recommend_all(run, into, 200)
-    return polars.read_parquet(into)
+    return into
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole: Path) -> polars.DataFrame:
+    return polars.read_parquet(whole)
 
 
 @pytest.fixture
@@ -209,14 +215,14 @@ def test_two_jobs_for_one_file_do_not_get_in_each_others_way(
 
 
 def test_where_the_disk_is_full_what_is_done_is_kept_and_what_was_there_stays(
-    run: Path, tmp_path: Path, undisturbed: polars.DataFrame
+    run: Path, tmp_path: Path, whole: Path, undisturbed: polars.DataFrame
 ) -> None:
     """Parts find room, the whole does not."""
     into = tmp_path / "lists.parquet"
     into.write_text("mine")
     told = Told()
     with (
-        files_no_larger_than(int(undisturbed.estimated_size() / 16)),
+        files_no_larger_than(whole.stat().st_size // 2),
         pytest.raises(
             RequestError,
             match=r"File too large\); make room or name another place, then go on ",
