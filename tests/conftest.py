@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from shapes import enforce
@@ -15,8 +14,9 @@ from shapes import enforce
 if TYPE_CHECKING:
     from twotower.retrieval.recommender import Recommender
 
-# Small products on busy cores are slower with two threads than with one.
-torch.set_num_threads(1)
+# Small products on busy cores are slower with two threads than with one. Nothing here imports
+# torch, for which the workers would have to wait twice.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 enforce("twotower")
 # They begin first: a worker that came to them last would keep the others waiting.
 LONGEST = {"test_docs.py", "test_cli.py", "test_lists.py", "test_onnx.py", "test_learn.py"}
