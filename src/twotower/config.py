@@ -76,7 +76,8 @@ class ModelConfig(Section):
         description="what scores are divided by, where embeddings have length 1; under the "
         "losses of pairs only where learning it begins; auto: under softmax 0.75 / log(items / "
         "items a user), by which a score of 0.75 makes a user's items as likely as all that "
-        "score 0; else 0.2 for bce, 0.1 for the others",
+        "score 0, and from 250,000 liked on half of that is tried too; else 0.2 for bce, 0.1 "
+        "for the others",
     )
     user_ids: bool | Literal["auto"] = Field(
         "auto",
@@ -114,8 +115,9 @@ class ModelConfig(Section):
     history_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
         "auto",
         description="share of a history's items hidden in training; under softmax they are "
-        "what is to be found: 0.5 makes two halves, each found from the other, 0 asks for each "
-        "item from all others; auto: 0.5, but 0 for a transformer",
+        "what is to be found: 0.25 makes four parts, each found from the others, 0 asks for "
+        "each item from all others; auto: 0.25 under softmax, else 0.5, and 0 for a "
+        "transformer",
     )
     item_bias: bool = Field(
         True, description="one learned number an item, in the score; goes with item_ids"

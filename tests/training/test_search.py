@@ -13,6 +13,7 @@ from twotower import pipeline
 from twotower.config import Config
 from twotower.evaluation.validation import validation
 from twotower.pipeline import Plan
+from twotower.training import resolve
 from twotower.training.learn import Learned
 from twotower.training.loop import Progress
 from twotower.training.search import search
@@ -95,6 +96,22 @@ def test_a_transformer_is_tried_where_what_comes_next_is_asked_for() -> None:
     assert kinds(plan(walks(), training={"loss": "bpr"})) == ["mean"]
 
 
+def test_of_many_likes_a_lower_temperature_is_tried_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = {"model": {"temperature": "auto"}}
+    few = plan(walks(), **free).contenders
+    likes = int((plan(walks(), **free).parts.train.labels > 0.5).sum())
+    monkeypatch.setattr(resolve, "_MANY_TO_TRY", likes)
+    first, lower, other = plan(walks(), **free).contenders
+    assert (first, other) == few
+    assert lower.model.temperature == first.model.temperature / 2
+    assert lower.model_copy(update={"model": first.model}) == first
+    assert kinds(plan(walks(), model={"temperature": 0.2})) == ["mean", "transformer"]
+    monkeypatch.setattr(resolve, "_MANY_TO_TRY", likes + 1)
+    assert len(plan(walks(), **free).contenders) == 2
+
+
 def test_where_the_order_says_what_comes_next_it_is_read_in_order(
     whole: tuple[Config, Learned, list[str]],
 ) -> None:
@@ -103,7 +120,8 @@ def test_where_the_order_says_what_comes_next_it_is_read_in_order(
     ndcg = learned.progress.best_value("val_ndcg")
     assert ndcg is not None
     assert ndcg > 0.9
-    assert any("transformer it is" in note for note in notes)
+    (said,) = (note for note in notes if note.endswith(" it is"))
+    assert said.startswith("history 'transformer' at")
 
 
 def test_where_it_says_nothing_it_is_not(tmp_path: Path) -> None:
@@ -151,10 +169,10 @@ def test_one_that_gets_no_better_early_does_not_end_the_search(tmp_path: Path) -
     told = Told()
     impatient = {"epochs": 6, "early_stopping_patience": 1, "embedding_learning_rate": 9}
     found(plan(walks(), training=impatient), tmp_path, watch=told)
-    assert [note for note in told.notes if "is tried" in note] == [
-        "model.history 'mean' is tried",
-        "model.history 'transformer' is tried",
-    ]
+    tried = [note for note in told.notes if note.endswith("is tried")]
+    assert len(tried) == 2
+    assert "'mean'" in tried[0]
+    assert "'transformer'" in tried[1]
 
 
 def test_what_needs_no_choice_is_learned_without_a_checkpoint(tmp_path: Path) -> None:

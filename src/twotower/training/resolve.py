@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from twotower.config import Config, ModelConfig
@@ -18,6 +20,8 @@ from twotower.training.choices import settled
 _MANY_LIKED = 500_000
 # With fewer interactions than this, an id is learned by heart.
 _ENOUGH_FOR_AN_ID = 20
+# With so many liked, half the temperature may be better, and validation can tell.
+_MANY_TO_TRY = 250_000
 
 
 def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, ...]:
@@ -25,19 +29,31 @@ def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, 
 
     Several where validation has to choose between them.
 
-    Where the order of interactions is known, and what comes next is asked for, a user may
-    well be where they are now and not all they ever were: only trying tells.
+    The more is known of an item, the finer a softmax may tell it from others before it knows
+    train by heart: how fine, only trying tells. And where the order of interactions is known,
+    and what comes next is asked for, a user may well be where they are now and not all they
+    ever were.
 
     Raises:
         ConfigError: nothing would tell users, or items, from one another.
     """
     first = resolve(config, dataset, parts)
+    if first.training.loss != "softmax":
+        return (first,)
+    found, liked = [first], np.count_nonzero(parts.train.labels > 0.5)
+    if config.model.temperature == "auto" and liked >= _MANY_TO_TRY:
+        assert first.model.temperature != "auto"
+        found.append(_with(first, temperature=first.model.temperature / 2))
     is_timed = parts.train.times is not None and parts.name in {"time", "given"}
     in_order = parts.name == "leave_last" or is_timed
-    if config.model.history != "auto" or first.training.loss != "softmax" or not in_order:
-        return (first,)
-    other = config.model.model_copy(update={"history": "transformer"})
-    return first, resolve(config.model_copy(update={"model": other}), dataset, parts)
+    if config.model.history == "auto" and in_order:
+        found.append(resolve(_with(config, history="transformer"), dataset, parts))
+    return tuple(found)
+
+
+def _with(config: Config, **settings: Any) -> Config:
+    """The config, some settings of its model replaced."""
+    return config.model_copy(update={"model": config.model.model_copy(update=settings)})
 
 
 def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
@@ -69,7 +85,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         history = "none" if from_labels else "mean"
     history_dropout = model.history_dropout
     if history_dropout == "auto":
-        history_dropout = 0.0 if history == "transformer" else 0.5
+        pooled = 0.25 if loss == "softmax" else 0.5
+        history_dropout = 0.0 if history == "transformer" else pooled
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
         user_ids = history == "none" and (often or not has_user_features)

@@ -15,7 +15,7 @@ from twotower.data.tables import Dataset
 from twotower.training.learn import Learned, Validate, is_better, learn
 from twotower.watch import Watch
 
-# Enough to tell kinds of history apart, which differ by far where they differ.
+# Enough to tell settings apart that differ by far where they differ.
 _EPOCHS = 3
 
 
@@ -30,7 +30,7 @@ def search(
     resume: bool,
     watch: Watch,
 ) -> tuple[Config, Learned]:
-    """Train on the best of several settings, which differ in ``model.history``.
+    """Train on the best of several settings, which differ in their models.
 
     Args:
         validate: what to measure after an epoch.
@@ -44,7 +44,7 @@ def search(
     metric = f"val_{contenders[0].training.early_stopping_metric}"
 
     def trained(config: Config, epochs: int, *, resume: bool) -> Learned:
-        kind = config.model.history
+        place = contenders.index(config)
         training = config.training.model_copy(update={"epochs": epochs})
         return learn(
             dataset,
@@ -52,8 +52,8 @@ def search(
             config.model_copy(update={"training": training}),
             validate,
             metric=metric,
-            checkpoint=work and work / f"search-{kind}.safetensors",
-            identity=f"{identity} {kind}",
+            checkpoint=work and work / f"search-{place}.safetensors",
+            identity=f"{identity} {place}",
             resume=resume,
             watch=watch,
         )
@@ -65,18 +65,24 @@ def search(
     best: tuple[float, Config, Learned] | None = None
     scores = []
     for each in contenders:
-        watch.note(f"model.history {each.model.history!r} is tried")
+        watch.note(f"{_in_words(each)} is tried")
         tried = trained(each, min(_EPOCHS, each.training.epochs), resume=resume)
         value = tried.progress.best_value(metric)
         assert value is not None
-        scores.append(f"{each.model.history} {value:.4f}")
+        scores.append(f"{value:.4f} {_in_words(each)}")
         if best is None or is_better(value, best[0], metric):
             best = value, each, tried
         if tried.interrupted:
             break
     assert best is not None
     _, config, learned = best
-    watch.note(f"{metric} so far: {', '.join(scores)}; {config.model.history} it is")
+    watch.note(f"{metric} so far: {'; '.join(scores)}")
+    watch.note(f"{_in_words(config)} it is")
     if tried.interrupted:
         return config, learned
     return config, trained(config, config.training.epochs, resume=True)
+
+
+def _in_words(config: Config) -> str:
+    """The settings in which contenders differ."""
+    return f"history {config.model.history!r} at temperature {config.model.temperature:.3g}"

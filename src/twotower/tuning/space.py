@@ -106,7 +106,7 @@ def shape_of(dataset: Dataset, parts: Split, config: Config) -> Shape:
         num_items=len(dataset.items),
         num_rows=len(liked),
         history=int(np.quantile(lengths[lengths > 0], _MOST_HISTORIES)) if len(liked) else 0,
-        kinds=tuple(each.model.history for each in contenders(config, dataset, parts)),
+        kinds=tuple({each.model.history: 0 for each in contenders(config, dataset, parts)}),
     )
 
 
