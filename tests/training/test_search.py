@@ -153,6 +153,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_never_was(
         found(planned, tmp_path, watch=Killing())
     _, resumed = found(planned, tmp_path, resume=True)
     assert same(resumed, whole[1])
+    assert resumed.progress.history == whole[1].progress.history
 
 
 @pytest.mark.parametrize("epoch", [2, 3, 4])
