@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "user_hidden_dims": [16],
         "item_hidden_dims": [16],
         "id_dropout": 0.3,
+        "history_dropout": 0.5,
         "temperature": 0.15,
     },
     "training": {
