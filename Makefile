@@ -23,9 +23,11 @@ demo: .venv
 	$(BIN)/twotower train --config config/ranking_config.yaml --data $(DATA) --into $(RUNS)
 	$(BIN)/twotower recommend $$(ls -d $(RUNS)/*-ranking_config | tail -n 1) 42 -k 10
 
-# A thread a process: those of several would wait for each other.
+# A thread a process: those of several would wait for each other. Bytecode is kept: each of some
+# hundred processes would compile it again. Files begin in their own order, the longest first.
 test: .venv
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+		$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv
 	$(BIN)/ruff check .

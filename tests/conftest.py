@@ -1,4 +1,4 @@
-"""Shapes are checked in every test: jaxtyping's annotations, enforced by beartype."""
+"""Shapes are checked in every test, and what is costly is made once."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
+
+from shapes import enforce
 
 if TYPE_CHECKING:
     from twotower.retrieval.recommender import Recommender
 
-# Small products on busy cores are slower with two threads than with one.
-torch.set_num_threads(1)
-install_import_hook("twotower", "beartype.beartype")
+# Small products on busy cores are slower with two threads than with one. Nothing here imports
+# torch, for which the workers would have to wait twice.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+enforce("twotower")
+# They begin first: a worker that came to them last would keep the others waiting.
+LONGEST = {"test_docs.py", "test_cli.py", "test_lists.py", "test_onnx.py", "test_learn.py"}
 # A busy machine is no fault of the code.
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture

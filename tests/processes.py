@@ -11,26 +11,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
+from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from unittest.mock import patch
 
 # Children work on small data, and threads of one would wait for those of another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-_SERVER = multiprocessing.get_context("forkserver")
-# All that a command imports, but for the command line itself, which asks for the width first.
-_SERVER.set_forkserver_preload(
-    [
-        "__main__",
-        "typer",
-        "torch._dynamo",
-        "twotower.pipeline",
-        "twotower.report.figures",
-        "twotower.serving.server",
-        "twotower.terminal.inspection",
-        "twotower.terminal.progress",
-        "twotower.terminal.show",
-    ]
-)
+
+
+@cache
+def _server() -> ForkServerContext:
+    """A process that has all that a command imports, and is forked for each."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["__main__", "warmed"])
+    # It finds what an interpreter finds that just began, and passes over what it does not.
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with patch.dict(os.environ, PYTHONPATH=path.strip(os.pathsep)):
+        ensure_running()
+    return server
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Warm:
         for path in self._said:
             path.write_bytes(b"")
         arguments = (shlex.split(command), str(place), list(map(str, self._said)), largest_file)
-        self.process: ForkServerProcess = _SERVER.Process(target=_run, args=arguments)
+        self.process: ForkServerProcess = _server().Process(target=_run, args=arguments)
         self.process.start()
 
     def wait(self) -> Done:
@@ -88,6 +88,7 @@ def warm(command: str, place: Path, *, largest_file: int | None = None) -> Done:
 
 
 def _run(arguments: list[str], place: str, said: list[str], largest_file: int | None) -> None:
+    assert "warmed" in sys.modules
     os.chdir(place)
     for number, path in enumerate(said, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)

@@ -139,7 +139,7 @@ def test_train_shows_what_was_measured_and_where_the_run_is(
 
 def test_profile_says_where_the_time_went_and_leaves_a_trace(shop: Path) -> None:
     write_settings(shop, training={"epochs": 2})
-    done = cold(f"{TRAIN} --profile", shop)
+    done = warm(f"{TRAIN} --profile", shop)
     assert done.code == 0, done.err
     [run] = (shop / "runs").iterdir()
     found = json.loads((run / "metrics.json").read_text())["profile"]
@@ -203,7 +203,7 @@ def test_strict_ends_with_1_where_a_baseline_is_not_beaten_and_only_there(
     [run] = (folder / "runs").iterdir()
     found = json.loads((run / "metrics.json").read_text())["verdict"]
     assert set(found["against"].values()) == {"win"}
-    done = cold(f"evaluate {run} --strict", folder)
+    done = warm(f"evaluate {run} --strict", folder)
     assert (done.code, done.err) == (0, "")
 
     (tmp_path / "world").mkdir()
@@ -215,7 +215,7 @@ def test_strict_ends_with_1_where_a_baseline_is_not_beaten_and_only_there(
     still = {"loss": "bpr", "epochs": 1, "learning_rate": 1e-9, "embedding_learning_rate": 1e-9}
     config = settings(training=still).model_dump(mode="json")
     (tmp_path / "still.yaml").write_text(json.dumps(config))
-    done = cold("train --config still.yaml --data world --strict", tmp_path)
+    done = warm("train --config still.yaml --data world --strict", tmp_path)
     assert done.code == 1
     assert done.err.endswith("strict the towers do not beat every baseline\n")
     assert "two towers" in done.out

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,10 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "config" / "ranking_config.yaml", tmp_path / "config")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     settings = {**os.environ, "PATH": path, "COLUMNS": "100"}
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     python = ""
     with ExitStack() as ends:
-        for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for (language, code), (follows, _) in pairwise([*blocks, ("", "")]):
             if language == "yaml":
                 parse_config(yaml.safe_load(code))
             elif language == "sh":
@@ -39,10 +41,11 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
                 code = re.sub(r"^make .*$", "", code, flags=re.M)
                 run(["bash", "-euc", code], tmp_path, settings, ends)
             elif language == "python":
-                # Blocks of a page build on each other.
+                # Blocks of a page build on each other; in a row they are run as one.
                 python += code
-                command = [sys.executable, "-W", "error", "-c", python]
-                run(command, tmp_path, settings, ends)
+                if follows != "python":
+                    command = [sys.executable, "-W", "error", "-c", python]
+                    run(command, tmp_path, settings, ends)
 
 
 def run(command: list[str], place: Path, settings: dict[str, str], ends: ExitStack) -> None:

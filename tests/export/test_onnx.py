@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@cache
 def made(name: str) -> Recommender:
     world, model = MODELS[name]
     made = pipeline.fit(world(), settings(model=model, training={"epochs": 2, "refit": False}))
@@ -159,7 +161,7 @@ def nothing(recommender: Recommender) -> PackedHistory:
 def test_a_tower_that_says_something_else_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = runs.save(made("mean"), tmp_path / "run")
+    run = runs.save(made("ids alone"), tmp_path / "run")
     right = onnx.PaddedItems.forward
 
     def wrong(self: Any, *inputs: Any) -> Any:

@@ -87,8 +87,8 @@ def test_every_auto_becomes_what_its_description_says(
     assert made.training.margin == (0.4 if loss == "ccl" else 1.0)
     assert made.training.early_stopping_metric == ("loss" if loss == "bce" else "ndcg")
     assert made.model.history == ("none" if from_labels else "mean")
-    assert made.model.history_dropout == 0.5
     is_softmax = loss == "softmax"
+    assert made.model.history_dropout == (0.25 if is_softmax else 0.5)
     assert made.training.learning_rate == (2e-4 if is_softmax else 1e-3)
     assert made.training.embedding_learning_rate == (3e-3 if is_softmax else 1e-2)
     # As dense as these rings are, the least logarithm counts, which is 2.

@@ -228,7 +228,7 @@ class TwoTower(nn.Module):
     def _scale(self) -> Float[Tensor, ""]:
         return self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
 
-    def logits(self, scores: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    def logits(self, scores: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """Scores -> log-odds of the affinity."""
         return self.slope * scores + self.offset
 

@@ -158,7 +158,7 @@ def popularity(shares: Mapping[str, Mapping[str, float]], names: Sequence[str]) 
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
     )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    figure.update_yaxes(automargin=True, showgrid=False)
+    figure.update_yaxes(showgrid=False)
     return figure
 
 
@@ -188,7 +188,6 @@ def _intervals(
     figure.update_yaxes(
         tickvals=rows,
         ticktext=texts,
-        automargin=True,
         showgrid=False,
         zeroline=False,
         range=[-0.6, len(names) - 0.4],
@@ -199,12 +198,14 @@ def _intervals(
 
 def _figure(*, height: int, right: int = 20) -> go.Figure:
     layout = {
-        "template": None,
+        "template": "none",
         "height": height,
         "margin": {"l": 55, "r": right, "t": 12, "b": 45},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
+        # Not the other axis too: each could make the other wider and narrower without an end.
+        "yaxis": {"automargin": True},
         "showlegend": False,
         "dragmode": False,
     }

@@ -11,7 +11,7 @@ import base64
 import gzip
 import hashlib
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,14 +72,13 @@ def page(recommender: Recommender, measured: Mapping[str, Any] | None = None) ->
     if not can_draw():
         raise RequestError(f"there is no report: {WITHOUT_PLOTLY}")
     import jinja2
-    from plotly.offline import get_plotlyjs
 
     measured = recommender.metrics if measured is None else measured
     style, script, template = (
         files("twotower.report").joinpath(f"page.{kind}").read_text(encoding="utf-8")
         for kind in ("css", "js", "html")
     )
-    plotly = get_plotlyjs()
+    plotly, its_hash = _plotly()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -90,12 +89,23 @@ def page(recommender: Recommender, measured: Mapping[str, Any] | None = None) ->
     text = environment.from_string(template).render(
         style=style,
         script=script,
-        hashes=" ".join(map(_hash, (script, plotly))),
-        plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
+        hashes=f"{_hash(script)} {its_hash}",
+        plotly=plotly,
         **_content(recommender, measured),
     )
     # Half a character, as broken JSON may hold, is none in UTF-8.
     return text.encode("utf-8", "replace")
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """Its script, compressed, and the hash by which the page knows it."""
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    # At 9 it takes a third longer and is 0.2 % shorter.
+    packed = gzip.compress(script.encode(), compresslevel=6, mtime=0)
+    return base64.b64encode(packed).decode(), _hash(script)
 
 
 def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str, Any]:

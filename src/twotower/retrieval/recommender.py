@@ -239,7 +239,7 @@ class Recommender:
         items = self.item_vectors[torch.from_numpy(np.asarray(item_rows, np.int64))]
         return (users * items).sum(1).numpy()
 
-    def affinity(self, scores: np.ndarray) -> Float32[np.ndarray, ...]:
+    def affinity(self, scores: np.ndarray) -> Float32[np.ndarray, "*S"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
         slope, offset = self._line
         chances: np.ndarray = expit(slope * np.asarray(scores, np.float32) + offset)

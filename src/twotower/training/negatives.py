@@ -169,7 +169,7 @@ class Negatives:
                 share = np.log(self.expected(items, baskets)) - np.log(max(size, 1))
         return share
 
-    def expected(self, items: Int64[np.ndarray, ...], baskets: int) -> Float[np.ndarray, ...]:
+    def expected(self, items: Int64[np.ndarray, "*S"], baskets: int) -> Float[np.ndarray, "*S"]:
         """How often each of some items is to be expected in a sample; of any shape.
 
         With repeats it is ``baskets * rate + count * chance`` times. Without, an item is there
@@ -186,7 +186,7 @@ class Negatives:
         return is_there
 
 
-def _log_missed(chance: Float[np.ndarray, ...], times: int) -> Float[np.ndarray, ...]:
+def _log_missed(chance: Float[np.ndarray, "*S"], times: int) -> Float[np.ndarray, "*S"]:
     missed: np.ndarray = times * np.log1p(-chance) if times else np.zeros_like(chance)
     return missed
 

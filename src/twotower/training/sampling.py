@@ -49,7 +49,7 @@ class PositivePairs:
                 counts += np.bincount(users, minlength=size)
         return counts
 
-    def contain(self, user_rows: np.ndarray, item_rows: np.ndarray) -> Bool[np.ndarray, ...]:
+    def contain(self, user_rows: np.ndarray, item_rows: np.ndarray) -> Bool[np.ndarray, "*S"]:
         """Whether each user liked each item; the two broadcast."""
         wanted = user_rows.astype(np.int64) * self._width + item_rows
         # In order they are found several times faster among many.
