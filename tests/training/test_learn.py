@@ -284,7 +284,7 @@ def test_words_stand_in_where_neither_ids_nor_histories_tell(
 ) -> None:
     world = {**search_world("users")}
     plan = pipeline.plan(world, settings(model=model, data={"split": "given"}), Watch())
-    learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+    learned, _ = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
     words = learned.model.words
     if not sides:
         assert words is None
@@ -301,5 +301,12 @@ def test_words_stand_in_where_neither_ids_nor_histories_tell(
     )
     lengths = words.tables["text"].weight.norm(dim=1)  # type: ignore[operator, union-attr]
     assert lengths[rare[0]] > 2 * lengths[often[0]]
-    # What learns fast is described anew in each step.
-    assert objective.described(learned.model) is None
+
+
+@pytest.mark.parametrize("item_ids", [True, False])
+def test_items_that_only_features_tell_are_described_anew_in_each_step(item_ids: bool) -> None:
+    config = settings(model={"item_ids": item_ids})
+    plan = pipeline.plan(checkerboard(), config, Watch())
+    learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+    assert learned.model.item_tower is not None
+    assert (objective.described(learned.model) is None) != item_ids
