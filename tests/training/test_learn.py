@@ -277,13 +277,18 @@ def test_only_softmax_begins_in_closed_form_and_keeps_its_temperature() -> None:
         ({"history": "none", "user_ids": True, "item_ids": False}, {"item"}),
         ({"history": "mean", "item_ids": False}, {"item"}),
         ({"history": "mean", "item_ids": True}, set()),
+        ({"history": "none", "item_ids": False, "loss": "bce"}, set()),
     ],
 )
 def test_words_stand_in_where_neither_ids_nor_histories_tell(
     model: dict[str, Any], sides: set[str]
 ) -> None:
-    world = {**search_world("users")}
-    plan = pipeline.plan(world, settings(model=model, data={"split": "given"}), Watch())
+    world, loss = search_world("users"), model.pop("loss", "auto")
+    if loss == "bce":
+        world["train"]["label"] = [n % 2 for n in range(len(world["train"]["user_id"]))]
+        world["test"]["label"] = [1] * len(world["test"]["user_id"])
+    config = settings(model=model, training={"loss": loss}, data={"split": "given"})
+    plan = pipeline.plan(world, config, Watch())
     learned, _ = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
     words = learned.model.words
     if not sides:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from twotower.config import Config, ModelConfig
+from twotower.config import Config
 from twotower.data.arrays import rows_met
 from twotower.data.entities import Entities
 from twotower.data.features import (
@@ -105,7 +105,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         config.model,
         user_ids=bool(config.model.user_ids),
         item_ids=bool(config.model.item_ids),
-        words={side: word_columns(shapes[side]) for side in _told_by_features(config.model)},
+        words={side: word_columns(shapes[side]) for side in _told_by_words(config)},
         sparse=_is_sparse(config),
     ).to(device)
     if model.words is not None:
@@ -122,13 +122,18 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
     return learned, objective
 
 
-def _told_by_features(model: ModelConfig) -> list[Side]:
-    """The sides that have neither ids nor histories."""
+def _told_by_words(config: Config) -> list[Side]:
+    """The sides that have neither ids nor histories.
+
+    None where labels are learned from: a few dislikes would teach words by heart, as they would
+    ids.
+    """
+    model, from_labels = config.model, config.training.negatives_from == "labels"
     told: dict[Side, bool] = {
         "user": not model.user_ids and model.history == "none",
         "item": not model.item_ids,
     }
-    return [side for side, is_told in told.items() if is_told]
+    return [side for side, is_told in told.items() if is_told and not from_labels]
 
 
 def _met(table: FeatureTable) -> FeatureTable:
