@@ -211,7 +211,7 @@ class TrainingConfig(Section):
     embedding_learning_rate: Rate | Literal["auto"] = Field(
         "auto",
         description="of the tables of ids, item biases and words that stand in for them; auto: "
-        "0.003 under softmax, else ten times the other",
+        "0.003 under softmax with item_ids, else ten times the other",
     )
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 on the dense layers")
     optimizer: Literal["adam", "adamw"] = Field("adam", description="of the dense layers")

@@ -201,6 +201,9 @@ def test_of_those_whom_validation_asks_for_only_what_can_be_known_is_read(
     assert made.training.loss == ("in_batch_softmax" if by_users else "softmax")
     assert made.model.user_ids is False
     assert made.model.item_ids is not (described and new == "items")
+    # What begins in closed form moves in smaller steps than words, which begin by chance.
+    has_start = made.model.item_ids and not by_users
+    assert made.training.embedding_learning_rate == (3e-3 if has_start else 1e-2)
 
 
 def test_beside_users_told_by_features_a_rare_item_is_told_by_its_own() -> None:

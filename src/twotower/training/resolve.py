@@ -108,7 +108,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         beside_ids = loss == "softmax" and history != "transformer" and bool(item_ids)
         rate = 2e-4 if beside_ids else 1e-3
     if embedding_rate == "auto":
-        embedding_rate = 3e-3 if loss == "softmax" else 10 * rate
+        embedding_rate = 3e-3 if loss == "softmax" and item_ids else 10 * rate
     temperature = model.temperature
     if temperature == "auto":
         at_first = 0.2 if loss == "bce" else 0.1
