@@ -71,7 +71,7 @@ def cold_items(folder: Path, seed: int, part: str) -> tuple[list[Row], Recommend
     }
     every = torch.ones(len(met), dtype=torch.bool)
     candidates = {"all items": every, "cold items": torch.from_numpy(~met)}
-    measured = []
+    measured: list[Row] = []
     for who, scores_of in ways.items():
         values = {}
         for name, is_candidate in candidates.items():
@@ -257,7 +257,7 @@ def newcomers(folder: Path, seed: int, part: str) -> tuple[list[Row], Recommende
         "popularity": lambda some: popular.expand(len(held.user_rows[some]), -1),
     }
     every = torch.ones(len(counts), dtype=torch.bool)
-    measured = []
+    measured: list[Row] = []
     for who, scores_of in ways.items():
         lists = ev.rank(scores_of, held, seen, 20, is_candidate=every)
         values = ev.ranking_values(lists, held, [20])

@@ -115,7 +115,7 @@ class PaddedItems(nn.Module):
         """What ``item_vectors`` gives, from the inputs in their order."""
         given = dict(zip(self.inputs.axes, inputs, strict=True))
         model = self.model
-        embedding = _finish(model, sum(_itself(model, "item", given)))
+        embedding = _finish(model, _sum(_itself(model, "item", given)))
         if model.item_bias is None:
             return functional.pad(embedding, (0, 1))
         return torch.cat([embedding, model.item_bias(given[ID])], 1)
@@ -136,8 +136,12 @@ class PaddedUsers(nn.Module):
         parts = _itself(model, "user", given)
         if model.history is not None:
             parts.append(_history(model.history, given))
-        embedding = _finish(model, sum(parts))
+        embedding = _finish(model, _sum(parts))
         return model.user_vectors(embedding)
+
+
+def _sum(parts: list[Float[Tensor, "R D"]]) -> Float[Tensor, "R D"]:
+    return sum(parts[1:], parts[0])
 
 
 def _finish(model: TwoTower, embedding: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
