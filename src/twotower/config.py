@@ -76,8 +76,8 @@ class ModelConfig(Section):
         description="what scores are divided by, where embeddings have length 1; under the "
         "losses of pairs only where learning it begins; auto: under softmax 0.75 / log(items / "
         "items a user), by which a score of 0.75 makes a user's items as likely as all that "
-        "score 0, and of 50,000 liked 0.6 times that is tried too; else 0.2 for bce, 0.1 for "
-        "the others",
+        "score 0, and from 250,000 liked on half of that is tried too; else 0.2 for bce, 0.1 "
+        "for the others",
     )
     user_ids: bool | Literal["auto"] = Field(
         "auto",

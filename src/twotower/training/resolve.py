@@ -20,9 +20,8 @@ from twotower.training.choices import settled
 _MANY_LIKED = 500_000
 # With fewer interactions than this, an id is learned by heart.
 _ENOUGH_FOR_AN_ID = 20
-# With so many liked, validation can tell a temperature from one lower by this.
-_MANY_TO_TRY = 50_000
-_LOWER = 0.6
+# With so many liked, half the temperature may be better, and validation can tell.
+_MANY_TO_TRY = 250_000
 
 
 def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, ...]:
@@ -44,7 +43,7 @@ def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, 
     found, liked = [first], np.count_nonzero(parts.train.labels > 0.5)
     if config.model.temperature == "auto" and liked >= _MANY_TO_TRY:
         assert first.model.temperature != "auto"
-        found.append(_with(first, temperature=_LOWER * first.model.temperature))
+        found.append(_with(first, temperature=first.model.temperature / 2))
     is_timed = parts.train.times is not None and parts.name in {"time", "given"}
     in_order = parts.name == "leave_last" or is_timed
     if config.model.history == "auto" and in_order:
