@@ -2,7 +2,8 @@
 
     python -m benchmarks [NAME ...] [--into FILE]
 
-Holdout needs public data sets (``TWOTOWER_DATA``), serving needs wrk; else they are left out.
+Holdout and features need public data sets (``TWOTOWER_DATA``), serving needs wrk; else they are
+left out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ COMMANDS = {
     "approximate": ["approximate"],
     "approximate_1m": ["approximate", "--items", "1000000", "--rounds", "3"],
     "holdout": ["holdout", "--seeds", "42", "43"],
+    "features": ["features"],
 }
+NEED_DATA = {"holdout", "features"}
 
 
 def machine() -> str:
@@ -65,8 +68,8 @@ def main() -> None:
     into = given.into or HERE / "results" / f"{today}.md"
     parts = [f"# {today}\n\n{machine()}\n"]
     for name in given.names:
-        if name == "holdout" and "TWOTOWER_DATA" not in os.environ:
-            print("holdout: left out, TWOTOWER_DATA is not set", file=sys.stderr)
+        if name in NEED_DATA and "TWOTOWER_DATA" not in os.environ:
+            print(f"{name}: left out, TWOTOWER_DATA is not set", file=sys.stderr)
             continue
         if name == "serving" and shutil.which("wrk") is None:
             print("serving: left out, wrk is not installed", file=sys.stderr)

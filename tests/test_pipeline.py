@@ -19,7 +19,7 @@ from twotower.evaluation.calibration import fit_line
 from twotower.retrieval.recommender import Recommender
 from twotower.training.loop import Progress
 from twotower.watch import Watch
-from worlds import checkerboard, settings, trained
+from worlds import checkerboard, search_world, settings, trained
 
 NOW = datetime(2026, 1, 31, 12)
 NAME = "20260131-120000-x"
@@ -308,3 +308,15 @@ def test_the_labs_own_file_and_data_give_an_auc_and_a_log_loss_that_are_hard_to_
     assert metrics["test_auc"] >= 0.73
     assert metrics["test_loss"] <= 0.44
     assert np.isfinite(metrics["test_accuracy"])
+
+
+@pytest.mark.parametrize("new", ["users", "items"])
+def test_what_train_never_met_is_found_by_its_words_in_seconds(new: str) -> None:
+    auto = {"temperature": "auto", "embedding_dim": 64}
+    made = pipeline.fit(
+        search_world(new),
+        settings(model=auto, training={"epochs": 3}, data={"split": "given"}),
+    )
+    ranking = made.metrics["ranking"]["cold" if new == "users" else "warm"]
+    assert ranking["towers"]["ndcg@10"]["mean"] > 0.95
+    assert ranking["popularity"]["ndcg@10"]["mean"] < 0.3

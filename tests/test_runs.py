@@ -27,7 +27,7 @@ from twotower import pipeline, runs
 from twotower.errors import RunError
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
-from worlds import checkerboard, settings, shopkeeper, trained
+from worlds import checkerboard, search_world, settings, shopkeeper, trained
 
 FILES = [
     "config.yaml",
@@ -52,6 +52,7 @@ NEW_GOODS = {
     "released": ["2026-01-31", None],
 }
 NEW_ITEM = {"item_id": [999, 501], "genre": ["folk", "unheard of"], "year": [1975, 1980]}
+GIVEN = {"split": "given"}
 CUSTOMER = {"age": 30, "is_member": True, "region": "south", "joined": "2023-05-05"}
 
 
@@ -73,6 +74,11 @@ def hardly_trained(loss: str, **world: Any) -> Recommender:
 MADE: dict[str, Callable[[], tuple[Recommender, dict[str, Any], dict[str, list[Any]]]]] = {
     "every kind of column": lambda: (shopkeeper(), CUSTOMER, NEW_GOODS),
     "history": lambda: (trained(), {"taste": "punk"}, NEW_ITEM),
+    "words, and all that was met is liked": lambda: (
+        pipeline.fit(search_world("users"), settings(training={"epochs": 1}, data=GIVEN)),
+        {"query": "lamp red q3"},
+        {"item_id": [999, 501], "title": ["a tiny vase", None]},
+    ),
     "text ids": lambda: (
         hardly_trained("softmax", text_ids=True),
         {"taste": "punk", "age": 30},

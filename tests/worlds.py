@@ -111,6 +111,30 @@ def shop(num_customers: int = 60, num_goods: int = 40) -> dict[str, dict[str, An
     }
 
 
+def search_world(new: str) -> dict[str, dict[str, list[Any]]]:
+    """Queries that find titles with both of their words; some queries, or titles, are new."""
+    kinds, things = ("red", "old", "soft", "tiny", "blue"), ("lamp", "rug", "vase", "bowl")
+    both = [(kind, thing) for kind in kinds for thing in things]
+    queries = [f"{thing} {kind} q{n}" for n, (kind, thing) in enumerate(both * 4)]
+    titles = [f"{kind} {thing} no{n}" for n, (kind, thing) in enumerate(both * 6)]
+    parts: dict[str, dict[str, list[Any]]] = {
+        name: {"user_id": [], "item_id": []} for name in ("train", "test")
+    }
+    for user, query in enumerate(queries):
+        for item, title in enumerate(titles):
+            if set(query.split()[:2]) == set(title.split()[:2]):
+                # Of each pair of words some are met and some are not.
+                is_new = (user if new == "users" else item) // len(both) == 0
+                rows = parts["test" if is_new else "train"]
+                rows["user_id"].append(user)
+                rows["item_id"].append(item)
+    return {
+        "users": {"user_id": list(range(len(queries))), "query": queries},
+        "items": {"item_id": list(range(len(titles))), "title": titles},
+        **parts,
+    }
+
+
 def settings(**sections: dict[str, Any]) -> Config:
     """The small settings, changed where asked."""
     return parse_config({name: {**SMALL[name], **sections.get(name, {})} for name in SMALL})

@@ -82,12 +82,15 @@ class ModelConfig(Section):
     user_ids: bool | Literal["auto"] = Field(
         "auto",
         description="an embedding for each user's id; auto: only without a history, which says "
-        "what the id would, and never where users have features but under 20 interactions each",
+        "what the id would, and never where users have features but under 20 interactions "
+        "each, or validation asks for none that train met",
     )
     item_ids: bool | Literal["auto"] = Field(
         "auto",
-        description="an embedding for each item's id; auto: yes, but where bce and triplet "
-        "learn from labels not where items have features but under 20 interactions each",
+        description="an embedding for each item's id; auto: yes, but not where items have "
+        "features and validation asks for none that train met, or where also users are told "
+        "by features alone, or bce and triplet learn from labels, and items have under 20 "
+        "interactions each",
     )
     id_dropout: float = Field(
         0.05,
@@ -97,7 +100,11 @@ class ModelConfig(Section):
         "other features learn to carry users and items that have none yet",
     )
     category_dim: Width = Field(16, description="length of a category's embedding")
-    text_dim: Width = Field(64, description="length of a text's embedding")
+    text_dim: Width = Field(
+        64,
+        description="length of a text's embedding, where ids or histories know more; where "
+        "there are none, words stand in for them and have embedding_dim",
+    )
     text_buckets: Annotated[int, Field(ge=16, le=2**26)] = Field(
         16_384, description="rows of the table that n-grams are hashed into"
     )
@@ -106,7 +113,8 @@ class ModelConfig(Section):
         description="how a user's past items become one vector; mean: of their embeddings; "
         "weighted: by how recent they are; attention: by what they are, both learned; "
         "transformer: read in order, each item found from those before it; auto: mean, but "
-        "none where bce and triplet learn from labels",
+        "none where bce and triplet learn from labels, or users have features and validation "
+        "asks for none that train met",
     )
     history_length: Width = Field(500, description="how many of the last items count, L")
     history_layers: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -202,8 +210,8 @@ class TrainingConfig(Section):
     )
     embedding_learning_rate: Rate | Literal["auto"] = Field(
         "auto",
-        description="of the tables of ids and item biases; auto: 0.003 under softmax, else ten "
-        "times the other",
+        description="of the tables of ids, item biases and words that stand in for them; auto: "
+        "0.003 under softmax with item_ids, else ten times the other",
     )
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 on the dense layers")
     optimizer: Literal["adam", "adamw"] = Field("adam", description="of the dense layers")
@@ -262,7 +270,8 @@ class DataConfig(Section):
     split: SplitName | Literal["auto"] = Field(
         "auto",
         description="auto: given where the folder has train/test, else time where "
-        "interactions have one, else random_per_user",
+        "interactions have one, else random_per_user; validation is cut as test was, of new "
+        "users or items where a given test part asks for no others",
     )
     test_fraction: float = Field(0.2, ge=0, lt=1, description="share held out for test")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of train for validation")

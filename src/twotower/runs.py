@@ -133,8 +133,9 @@ def _write(
         if each.ndim > 1
     }
     save_file(rows, str(place / "embeddings" / "rows.safetensors"))
+    # Where all that was met is liked, both are one array, and a file holds none twice.
     met = {
-        f"{name}_{part}": torch.from_numpy(array)
+        f"{name}_{part}": torch.tensor(array)
         for name, each in (("seen", recommender.seen), ("liked", recommender.liked))
         for part, array in (("offsets", each.offsets), ("items", each.items))
     }
@@ -183,15 +184,14 @@ def load(directory: str | Path) -> Recommender:
         _check_file(directory, name, manifest)
     config = read_run_config(directory)
     vectors = load_file(str(directory / _VECTORS))
-    rows = load_file(str(directory / "embeddings" / "rows.safetensors"))
+    rows = load_file(str(directory / "embeddings/rows.safetensors"))
     met = load_file(str(directory / "interactions.safetensors"))
     shapes = manifest["model"]
     model = TwoTower(
         _shape(shapes["user_shape"]),
         _shape(shapes["item_shape"]),
         config.model,
-        user_ids=shapes["user_ids"],
-        item_ids=shapes["item_ids"],
+        **{name: shapes[name] for name in ("user_ids", "item_ids", "words") if name in shapes},
     )
     model.load_state_dict(load_file(str(directory / "model.safetensors")))
     model.eval()

@@ -202,7 +202,17 @@ def test_the_more_frequent_category_has_the_lower_code() -> None:
     assert encoder.values == ("c", "a", "b")
 
 
-@given(st.lists(st.lists(st.sampled_from("abcd"), max_size=4) | st.none(), max_size=12))
+@pytest.mark.parametrize(("times", "taken"), [(1, 1), (2, 2), (4, 2), (5, 3), (100, 6)])
+def test_what_a_list_says_often_counts_by_the_log(times: int, taken: int) -> None:
+    encoder = fit("list", [["a", "b"], ["a", "b"]])
+    [codes] = encoder.encode(objects([["b"] + ["a"] * times]))
+    assert sorted(codes) == [FIRST] * taken + [FIRST + 1]
+
+
+different = st.lists(st.sampled_from("abcd"), max_size=4, unique=True)
+
+
+@given(st.lists(different | st.none(), max_size=12))
 def test_a_list_gives_the_codes_of_its_parts(train: list[list[str] | None]) -> None:
     encoder = fit("list", train)
     assume(encoder is not None)

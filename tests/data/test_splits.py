@@ -201,6 +201,54 @@ def test_a_given_test_part_stays_and_only_validation_is_cut() -> None:
     assert val
 
 
+def parted(new: str, *, groups: int = 1) -> Dataset:
+    """Users met all items of their group; the test part asks for what train never met."""
+    size = 120 // groups
+    pairs = [
+        (group * size + user, group * size + item)
+        for group in range(groups)
+        for user in range(size)
+        for item in range(size)
+        if (user + item) % 3
+    ]
+
+    def is_held(user: int, item: int) -> bool:
+        last_group = groups > 1 and user // size == groups - 1
+        return {"users": user % 10 == 0, "items": item % 10 == 0, "both": last_group}[new]
+
+    parts: dict[str, list[tuple[int, int]]] = {"train": [], "test": []}
+    for pair in pairs:
+        parts["test" if is_held(*pair) else "train"].append(pair)
+    tables = {
+        name: {"user_id": [user for user, _ in rows], "item_id": [item for _, item in rows]}
+        for name, rows in parts.items()
+    }
+    return read(tables)
+
+
+@pytest.mark.parametrize(("new", "groups"), [("users", 1), ("items", 1), ("both", 12)])
+def test_where_a_given_test_part_asks_for_new_ones_so_does_validation(
+    new: str, groups: int
+) -> None:
+    parts = split(parted(new, groups=groups), DataConfig(), seed=3)
+    met = {
+        "users": np.isin(parts.val.user_rows, parts.train.user_rows),
+        "items": np.isin(parts.val.item_rows, parts.train.item_rows),
+    }
+    for who, is_met in met.items():
+        is_new = new in {who, "both"}
+        assert not is_met.any() if is_new else is_met.all()
+    assert 0.05 < len(parts.val) / (len(parts.val) + len(parts.train)) < 0.2
+
+
+def test_groups_too_few_to_part_are_not_parted() -> None:
+    """One of three would be half of what train may keep."""
+    parts = split(parted("both", groups=3), DataConfig(), seed=3)
+    assert len(np.unique(parts.val.user_rows)) == 8
+    assert not np.isin(parts.val.user_rows, parts.train.user_rows).any()
+    assert np.isin(parts.val.item_rows, parts.train.item_rows).all()
+
+
 def test_a_given_validation_part_stays() -> None:
     one = {"user_id": [1], "item_id": [1], "label": [0.25]}
     dataset = read({"train": one, "val": {**one, "label": [0.5]}})

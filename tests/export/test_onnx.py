@@ -26,6 +26,7 @@ from twotower.retrieval.recommender import Recommender
 from worlds import checkerboard, settings, shop, shopkeeper
 
 ONLY_INTERACTIONS = {"interactions": checkerboard()["interactions"]}
+NOTES = [f"likes {['jazz', 'folk', 'rock'][n % 3]} number {n}" for n in range(60)]
 # What the shop's towers read, and what they do with it, changed one by one.
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "mean": (shop, {}),
@@ -37,6 +38,10 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"history": "none", "user_ids": True, "user_hidden_dims": [], "normalize": False},
     ),
     "features alone": (shop, {"history": "none", "item_ids": False}),
+    "words on both sides": (
+        lambda: {**shop(), "users": {**shop()["users"], "note": NOTES}},
+        {"history": "none", "user_ids": False, "item_ids": False},
+    ),
     "transformer without ids": (shop, {"history": "transformer", "item_ids": False}),
     "ids alone": (lambda: ONLY_INTERACTIONS, {}),
 }

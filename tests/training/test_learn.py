@@ -16,13 +16,14 @@ from torch import Tensor
 
 from twotower import pipeline, read
 from twotower.config import Loss
+from twotower.data.encoders import text_grams
 from twotower.errors import ConfigError
 from twotower.evaluation.validation import validation
 from twotower.pipeline import Plan
 from twotower.training.learn import Learned, choose_device, learn, prepare
 from twotower.training.loop import Progress
 from twotower.watch import Watch
-from worlds import checkerboard, planned, settings
+from worlds import checkerboard, planned, search_world, settings
 
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 EPOCHS = 3
@@ -271,3 +272,50 @@ def test_only_softmax_begins_in_closed_form_and_keeps_its_temperature() -> None:
             -math.log(plan.contenders[0].model.temperature), abs=1e-6
         )
         assert stays == (loss in {"softmax", "triplet", "ccl"})
+
+
+@pytest.mark.parametrize(
+    ("model", "sides"),
+    [
+        ({"history": "none", "user_ids": False, "item_ids": False}, {"user", "item"}),
+        ({"history": "none", "user_ids": True, "item_ids": False}, {"item"}),
+        ({"history": "mean", "item_ids": False}, {"item"}),
+        ({"history": "mean", "item_ids": True}, set()),
+        ({"history": "none", "item_ids": False, "loss": "bce"}, set()),
+    ],
+)
+def test_words_stand_in_where_neither_ids_nor_histories_tell(
+    model: dict[str, Any], sides: set[str]
+) -> None:
+    world, loss = search_world("users"), model.pop("loss", "auto")
+    if loss == "bce":
+        world["train"]["label"] = [n % 2 for n in range(len(world["train"]["user_id"]))]
+        world["test"]["label"] = [1] * len(world["test"]["user_id"])
+    config = settings(model=model, training={"loss": loss}, data={"split": "given"})
+    plan = pipeline.plan(world, config, Watch())
+    learned, _ = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+    words = learned.model.words
+    if not sides:
+        assert words is None
+        return
+    assert words is not None
+    assert set(words.columns) == sides
+    # A query's own number is rare, and "lamp" is in a quarter of all.
+    [rare, often] = (
+        learned.item_encoders.encode(
+            {"title": np.array(["no77", "lamp"], object)}, np.zeros(2, np.int64)
+        )
+        .bags[0]
+        .codes.split([len(text_grams("no77")), len(text_grams("lamp"))])
+    )
+    lengths = words.tables["text"].weight.norm(dim=1)  # type: ignore[operator, union-attr]
+    assert lengths[rare[0]] > 2 * lengths[often[0]]
+
+
+@pytest.mark.parametrize("item_ids", [True, False])
+def test_items_that_only_features_tell_are_described_anew_in_each_step(item_ids: bool) -> None:
+    config = settings(model={"item_ids": item_ids})
+    plan = pipeline.plan(checkerboard(), config, Watch())
+    learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+    assert learned.model.item_tower is not None
+    assert (objective.described(learned.model) is None) != item_ids

@@ -122,6 +122,21 @@ def test_more_of_anything_never_takes_less(more: str, loss: str) -> None:
     assert taken[0] < taken[1]
 
 
+def test_words_that_stand_in_for_ids_take_as_much_as_ids_would() -> None:
+    parts = [
+        sum(
+            bytes_to_train(
+                replace(SHOP, texts=1, items=50),
+                settings(
+                    SHOP, model={"item_ids": ids, "embedding_dim": 512, "item_bias": False}
+                ),
+            ).values()
+        )
+        for ids in (True, False)
+    ]
+    assert parts[1] > parts[0] + 0.9 * 16_384 * (512 - 64) * 4 * 4
+
+
 def test_an_id_column_of_100_m_distinct_values_is_refused_before_it_is_read() -> None:
     parts = bytes_to_read(
         num_interactions=100_000_000,

@@ -183,3 +183,30 @@ def test_features_that_are_the_same_for_all_count_as_none() -> None:
     made = resolved(alike(each=5)).model
     assert made.user_ids is True
     assert made.item_ids is True
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("new", ["users", "items"])
+def test_of_those_whom_validation_asks_for_only_what_can_be_known_is_read(
+    new: str, described: bool
+) -> None:
+    """Ids and histories of others say nothing of who is new, where features do."""
+    dataset = ring(each=RING, described=described)
+    log = dataset.interactions["all"]
+    rows = log.user_rows if new == "users" else log.item_rows
+    parts = Split(log.take(rows <= 20), log.take(rows > 20), None, "given")
+    made = resolve(parse_config({}), dataset, parts)
+    by_users = described and new == "users"
+    assert made.model.history == ("none" if by_users else "mean")
+    assert made.training.loss == ("in_batch_softmax" if by_users else "softmax")
+    assert made.model.user_ids is False
+    assert made.model.item_ids is not (described and new == "items")
+    # What begins in closed form moves in smaller steps than words, which begin by chance.
+    has_start = made.model.item_ids and not by_users
+    assert made.training.embedding_learning_rate == (3e-3 if has_start else 1e-2)
+
+
+def test_beside_users_told_by_features_a_rare_item_is_told_by_its_own() -> None:
+    for each, ids in ((19, False), (20, True)):
+        made = resolved(ring(each=each), model={"history": "none", "user_ids": False})
+        assert (made.training.loss, made.model.item_ids) == ("in_batch_softmax", ids)

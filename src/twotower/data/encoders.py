@@ -7,10 +7,11 @@ In codes, 0 is "missing" and 1 is "unknown": a value that train did not show, or
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -145,7 +146,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Categories:
-    """Several of a list of values."""
+    """Several of a list of values; one that is there n times counts 1 + ln(n) times."""
 
     values: tuple[str, ...]
 
@@ -157,7 +158,7 @@ class Categories:
     def encode(self, values: np.ndarray) -> list[list[int]]:
         """(N,) list of str or None -> for each row its codes; none where missing."""
         code_of = {value: number for number, value in enumerate(self.values, FIRST)}
-        return [[code_of.get(v, UNKNOWN) for v in value] if value else [] for value in values]
+        return [[code_of.get(v, UNKNOWN) for v in _damped(value or ())] for value in values]
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,12 @@ def text_grams(text: str, *, longest: int = 64) -> list[str]:
             if length < len(whole):
                 grams += [whole[i : i + length] for i in range(len(whole) - length + 1)]
     return grams
+
+
+def _damped(values: Iterable[str]) -> list[str]:
+    """What is said n times taken 1 + ln(n) times, rounded: it says little more than once."""
+    counts = Counter(values)
+    return [value for value, n in counts.items() for _ in range(round(1 + math.log(n)))]
 
 
 def _filled(values: np.ndarray, fill: float, flags_missing: bool) -> np.ndarray:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from twotower.config import DataConfig, SplitName
 from twotower.data.arrays import is_ascending, order_of, rows_met
 from twotower.data.interactions import Interactions
 from twotower.data.tables import Dataset
 from twotower.errors import DataError
+
+# With fewer, one group would be most of train or of validation.
+_SOME_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -80,20 +86,36 @@ def _given(dataset: Dataset, config: DataConfig, seed: int) -> Split:
     train = dataset.interactions["train"]
     val, test = dataset.interactions.get("val"), dataset.interactions.get("test")
     if val is None:
-        how: SplitName = "time" if train.times is not None else "random_per_user"
+        how = _like(train, test)
         train, val = cut(train, how, config.val_fraction, np.random.default_rng([seed, 2]))
         _require(train, val, how, "validation", dataset.source)
     return Split(train, val, test, "given")
 
 
+def _like(train: Interactions, test: Interactions | None) -> SplitName | Literal["groups"]:
+    """The cut that asks of validation what a given test part asks."""
+    if test is not None:
+        new_users = not np.isin(test.user_rows, train.user_rows).any()
+        new_items = not np.isin(test.item_rows, train.item_rows).any()
+        if new_users and new_items and _is_of_groups(train):
+            return "groups"
+        if new_users or new_items:
+            return "cold_users" if new_users else "cold_items"
+    return "time" if train.times is not None else "random_per_user"
+
+
 def cut(
-    interactions: Interactions, name: SplitName, fraction: float, rng: np.random.Generator
+    interactions: Interactions,
+    name: SplitName | Literal["groups"],
+    fraction: float,
+    rng: np.random.Generator,
 ) -> tuple[Interactions, Interactions]:
     """Keep most rows and hold out some.
 
     Args:
         fraction: share of rows (time, random), of each user's rows (random_per_user), of
-            items or users (cold); leave_last holds out one row a user whatever it says.
+            items or users (cold), of groups of users and items that met nobody else; leave_last
+            holds out one row a user whatever it says.
 
     Returns:
         What is kept and what is held out, each in the order it had.
@@ -110,6 +132,8 @@ def cut(
         held = _all_of_some(interactions.item_rows, fraction, rng)
     elif name == "cold_users":
         held = _all_of_some(interactions.user_rows, fraction, rng)
+    elif name == "groups":
+        held = _all_of_some(_groups(interactions), fraction, rng)
     else:
         raise ValueError(f"no way to cut by {name!r}")
     return interactions.take(~held), interactions.take(held)
@@ -164,6 +188,23 @@ def _all_of_some(rows: np.ndarray, fraction: float, rng: np.random.Generator) ->
     is_chosen[chosen] = True
     held: np.ndarray = is_chosen[rows]
     return held
+
+
+def _groups(interactions: Interactions) -> np.ndarray:
+    """Of each row the number of its group: who met, directly or through others, is in one."""
+    users, items = interactions.user_rows, interactions.item_rows.astype(np.int64)
+    first_item = int(users.max()) + 1
+    size = first_item + int(items.max()) + 1
+    met = coo_array((np.ones(len(users), bool), (users, first_item + items)), (size, size))
+    _, group = connected_components(met, directed=False)
+    found: np.ndarray = group[users]
+    return found
+
+
+def _is_of_groups(interactions: Interactions) -> bool:
+    """Whether there are some groups, none of which holds most rows."""
+    counts = np.bincount(_groups(interactions))
+    return bool(np.count_nonzero(counts) >= _SOME_GROUPS and counts.max() <= counts.sum() / 2)
 
 
 def _require(kept: Interactions, held: Interactions, name: str, part: str, source: str) -> None:

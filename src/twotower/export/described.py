@@ -22,7 +22,10 @@ HOW: Mapping[str, str] = {
     ),
     "Vector": "x * scale; zeros where missing",
     "Category": f"shift + 0 where missing, {_LISTED}",
-    "Categories": f"of each value {_LISTED}; an empty list where missing",
+    "Categories": (
+        f"of each value {_LISTED}, 1 + ln(n) times, rounded, where the value is there n times; "
+        "an empty list where missing"
+    ),
     "Text": (
         "2 + crc32(UTF-8) % buckets of each piece of the lower-cased text; the pieces are, of "
         r"each of its first 64 words (runs of \w), <word> whole and all runs of 3, 4 and 5 "

@@ -18,9 +18,10 @@ from torch.nn import functional
 from twotower.data.features import Bag, FeatureTable
 from twotower.model.features import FeatureLayer
 from twotower.model.history import PackedHistory, PooledHistory
-from twotower.model.tower import Tower, lengths_of
+from twotower.model.tower import lengths_of
 from twotower.model.transformer import Sequences, TransformerHistory
 from twotower.model.two_tower import TwoTower
+from twotower.model.words import Side
 
 _Axes = tuple[str | int, ...]
 NUMBERS, CODES, ID = "numbers", "codes", "id"
@@ -83,7 +84,9 @@ def _of_features(layer: FeatureLayer, shape: Mapping[str, object]) -> dict[str, 
         axes[NUMBERS] = ("rows", dense)
     if categories:
         axes[CODES] = ("rows", len(categories))
-    for number in range(len(layer.bag_tables)):
+    bags = shape["bags"]
+    assert isinstance(bags, tuple | list)
+    for number in range(len(bags)):
         axes[bag_name(number)] = ("rows", f"longest_{number}")
     if layer.id_table is not None:
         axes[ID] = ("rows",)
@@ -112,7 +115,7 @@ class PaddedItems(nn.Module):
         """What ``item_vectors`` gives, from the inputs in their order."""
         given = dict(zip(self.inputs.axes, inputs, strict=True))
         model = self.model
-        embedding = _finish(model, _itself(model.item_features, model.item_tower, given))
+        embedding = _finish(model, _sum(_itself(model, "item", given)))
         if model.item_bias is None:
             return functional.pad(embedding, (0, 1))
         return torch.cat([embedding, model.item_bias(given[ID])], 1)
@@ -130,13 +133,15 @@ class PaddedUsers(nn.Module):
         """What ``user_vectors`` gives, from the inputs in their order."""
         given = dict(zip(self.inputs.axes, inputs, strict=True))
         model = self.model
-        parts = []
-        if model.user_tower is not None or model.user_features.id_table is not None:
-            parts.append(_itself(model.user_features, model.user_tower, given))
+        parts = _itself(model, "user", given)
         if model.history is not None:
             parts.append(_history(model.history, given))
-        embedding = _finish(model, sum(parts[1:], parts[0]))
+        embedding = _finish(model, _sum(parts))
         return model.user_vectors(embedding)
+
+
+def _sum(parts: list[Float[Tensor, "R D"]]) -> Float[Tensor, "R D"]:
+    return sum(parts[1:], parts[0])
 
 
 def _finish(model: TwoTower, embedding: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
@@ -144,31 +149,44 @@ def _finish(model: TwoTower, embedding: Float[Tensor, "R D"]) -> Float[Tensor, "
 
 
 def _itself(
-    layer: FeatureLayer, tower: Tower | None, given: Mapping[str, Tensor]
-) -> Float[Tensor, "R D"]:
-    """What features and id say."""
+    model: TwoTower, side: Side, given: Mapping[str, Tensor]
+) -> list[Float[Tensor, "R D"]]:
+    """What features, words and id say."""
+    is_user = side == "user"
+    layer = model.user_features if is_user else model.item_features
+    tower = model.user_tower if is_user else model.item_tower
     said = []
     if tower is not None:
         values = _features(layer, given)
         for hidden in tower.hidden:
             values = hidden(values).relu()
         said.append(tower.output(values))
+    if model.words is not None:
+        for number, name in model.words.columns.get(side, {}).items():
+            total, counts = _summed(model.words.tables[name], given[bag_name(number)])
+            said.append(total * counts.rsqrt())
     if layer.id_table is not None:
         said.append(layer.id_table(given[ID]))
-    whole: Tensor = sum(said[1:], said[0])
-    return whole
+    return said
+
+
+def _summed(
+    table: nn.Module, codes: Int64[Tensor, "R W"]
+) -> tuple[Float[Tensor, "R D"], Float[Tensor, "R 1"]]:
+    """Of each row the sum of its codes' embeddings, and how many there are, at least 1."""
+    is_there = (codes > 0).to(torch.float32)
+    vectors = functional.embedding(codes, table.weight)  # type: ignore[arg-type]
+    total = (vectors * is_there[..., None]).sum(1)
+    return total, is_there.sum(1, keepdim=True).clamp_min(1.0)
 
 
 def _features(layer: FeatureLayer, given: Mapping[str, Tensor]) -> Float[Tensor, "R W"]:
     parts = [given[NUMBERS]] if NUMBERS in given else []
     if layer.code_table is not None:
         parts.append(layer.code_table(given[CODES]).flatten(1))
-    for number, table in enumerate(layer.bag_tables):
-        codes = given[bag_name(number)]
-        is_there = (codes > 0).to(torch.float32)
-        vectors = functional.embedding(codes, table.weight)  # type: ignore[arg-type]
-        total = (vectors * is_there[..., None]).sum(1)
-        parts.append(total / is_there.sum(1, keepdim=True).clamp_min(1.0))
+    for number, table in zip(layer.bag_numbers, layer.bag_tables, strict=True):
+        total, counts = _summed(table, given[bag_name(number)])
+        parts.append(total / counts)
     return torch.cat(parts, 1)
 
 

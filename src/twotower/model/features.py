@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,18 +19,27 @@ class FeatureLayer(nn.Module):
     Attributes:
         dim: length of an id's embedding, D.
         width: how many numbers the features of a row become, W.
+        bag_numbers: which of the bag columns it reads.
 
     Args:
         shape: of the tables it will read.
         ids: whether a row's own id has an embedding.
         sparse: whether the tables' gradients hold only the rows of the batch.
+        without: numbers of bag columns that are read elsewhere (see ``Words``).
     """
 
     def __init__(
-        self, shape: FeatureShape, config: ModelConfig, *, ids: bool, sparse: bool
+        self,
+        shape: FeatureShape,
+        config: ModelConfig,
+        *,
+        ids: bool,
+        sparse: bool,
+        without: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.dim = config.embedding_dim
+        self.bag_numbers = [n for n in range(len(shape.bags)) if n not in without]
         self.id_table = None
         if ids:
             self.id_table = _table(shape.num_ids + 1, config.embedding_dim, sparse, untrained=1)
@@ -38,7 +49,7 @@ class FeatureLayer(nn.Module):
             self.code_table = _table(num_codes, config.category_dim, sparse)
         self.bag_tables = nn.ModuleList(
             _bag_table(size, config.text_dim if is_text else config.category_dim, sparse)
-            for size, is_text in shape.bags
+            for size, is_text in (shape.bags[number] for number in self.bag_numbers)
         )
         self.width = (
             shape.dense
@@ -56,7 +67,8 @@ class FeatureLayer(nn.Module):
         parts = [table.dense]
         if self.code_table is not None:
             parts.append(self.code_table(table.codes).flatten(1))
-        for layer, bag in zip(self.bag_tables, table.bags, strict=True):
+        for layer, number in zip(self.bag_tables, self.bag_numbers, strict=True):
+            bag = table.bags[number]
             parts.append(layer(bag.codes, bag.offsets[:-1]))
         filled = [part for part in parts if part.shape[1]]
         return torch.cat(filled, 1) if len(filled) > 1 else (filled or parts)[0]

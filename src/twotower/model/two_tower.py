@@ -10,7 +10,7 @@ serves exactly what was trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from twotower.model.history import PackedHistory, Parts, PooledHistory
 from twotower.model.precision import dots
 from twotower.model.tower import Tower, lengths_of, unit
 from twotower.model.transformer import TransformerHistory
+from twotower.model.words import Side, Words
 
 _LARGEST_LOG_SCALE = math.log(100.0)
 
@@ -34,10 +35,11 @@ class TwoTower(nn.Module):
 
     The layers read features. An id's embedding and the pooled history have the length of the
     embedding and go around the layers, whose output starts at zero beside them: training begins
-    as a factor model and the layers add what features can.
+    as a factor model and the layers add what features can. So do words where there is neither.
 
     Args:
         config: with nothing left on "auto".
+        words: of each side the bag columns that go around the layers.
         sparse: whether gradients of the tables hold only the rows of the batch.
     """
 
@@ -51,31 +53,45 @@ class TwoTower(nn.Module):
         *,
         user_ids: bool,
         item_ids: bool,
+        words: Mapping[Side, Sequence[int]] | None = None,
         sparse: bool = False,
     ) -> None:
         super().__init__()
+        around: dict[Side, tuple[int, ...]] = {
+            side: tuple(numbers) for side, numbers in (words or {}).items() if numbers
+        }
         self._shapes = {
             "user_shape": asdict(user_shape),
             "item_shape": asdict(item_shape),
             "user_ids": user_ids,
             "item_ids": item_ids,
+            "words": {side: list(numbers) for side, numbers in around.items()},
         }
         self.embedding_dim = config.embedding_dim
         self.id_dropout = config.id_dropout
         assert config.history_dropout != "auto"
         self.history_dropout = config.history_dropout
         self.normalize = config.normalize
-        self.user_features = FeatureLayer(user_shape, config, ids=user_ids, sparse=sparse)
-        self.item_features = FeatureLayer(item_shape, config, ids=item_ids, sparse=sparse)
+        self.user_features = FeatureLayer(
+            user_shape, config, ids=user_ids, sparse=sparse, without=around.get("user", ())
+        )
+        self.item_features = FeatureLayer(
+            item_shape, config, ids=item_ids, sparse=sparse, without=around.get("item", ())
+        )
+        shapes: dict[Side, FeatureShape] = {"user": user_shape, "item": item_shape}
+        self.words = Words(shapes, around, config.embedding_dim) if around else None
         self.history = _history(config, item_shape.num_ids if item_ids else None, sparse=sparse)
         self.user_tower = _tower(
             self.user_features,
             config.user_hidden_dims,
             config,
-            starts_at_zero=user_ids or self.history is not None,
+            starts_at_zero=user_ids or self.history is not None or "user" in around,
         )
         self.item_tower = _tower(
-            self.item_features, config.item_hidden_dims, config, starts_at_zero=item_ids
+            self.item_features,
+            config.item_hidden_dims,
+            config,
+            starts_at_zero=item_ids or "item" in around,
         )
         self.item_bias = None
         if config.item_bias and item_ids:
@@ -106,7 +122,7 @@ class TwoTower(nn.Module):
 
     def describe_items(self, table: FeatureTable) -> Float[Tensor, "I D"] | None:
         """What features say of items; None where there are no features."""
-        return _described(self.item_features, self.item_tower, table)
+        return self._described("item", table)
 
     def encode_users(
         self, table: FeatureTable, history: PackedHistory | None
@@ -124,7 +140,7 @@ class TwoTower(nn.Module):
         """What id, features and history add; the sum, finished, is ``encode_users``."""
         nothing = table.dense.new_zeros(len(table), self.embedding_dim)
         own = _with_ids(self.user_features, table, None)
-        described = _described(self.user_features, self.user_tower, table)
+        described = self._described("user", table)
         read = nothing if self.history is None else self.history(history)
         return own, nothing if described is None else described, read
 
@@ -157,8 +173,18 @@ class TwoTower(nn.Module):
 
     def _user_itself(self, table: FeatureTable) -> Float[Tensor, "B D"]:
         """What a user's features and id say."""
-        described = _described(self.user_features, self.user_tower, table)
+        described = self._described("user", table)
         return _with_ids(self.user_features, table, described)
+
+    def _described(self, side: Side, table: FeatureTable) -> Float[Tensor, "R D"] | None:
+        """What the features of one side say; None where there are none."""
+        is_user = side == "user"
+        layer = self.user_features if is_user else self.item_features
+        tower = self.user_tower if is_user else self.item_tower
+        said: list[Tensor] = [] if tower is None else [tower(layer(table))]
+        if self.words is not None and side in self.words.columns:
+            said.append(self.words(side, table))
+        return sum(said[1:], said[0]) if said else None
 
     def _finish(self, embedding: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         return unit(embedding) if self.normalize else embedding
@@ -235,15 +261,6 @@ class TwoTower(nn.Module):
     def affinity(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
         return torch.sigmoid(self.logits(scores))
-
-
-def _described(
-    layer: FeatureLayer, tower: Tower | None, table: FeatureTable
-) -> Float[Tensor, "R D"] | None:
-    if tower is None:
-        return None
-    through: Tensor = tower(layer(table))
-    return through
 
 
 def _with_ids(

@@ -14,6 +14,7 @@ from twotower.data.arrays import rows_met
 from twotower.data.entities import Entities
 from twotower.data.features import (
     Encoders,
+    FeatureShape,
     FeatureTable,
     encode_entities,
     fit_encoders,
@@ -22,6 +23,7 @@ from twotower.data.interactions import Histories, Interactions
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
 from twotower.model.two_tower import TwoTower
+from twotower.model.words import Side, word_columns
 from twotower.training import closed_form
 from twotower.training.checkpoint import load_checkpoint, save_checkpoint
 from twotower.training.loop import Optimizers, Progress, copy_of, epochs
@@ -93,14 +95,21 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         is_in_order=config.model.history == "transformer",
     )
     torch.manual_seed(config.training.seed)
+    shapes: dict[Side, FeatureShape] = {
+        "user": user_encoders.shape(len(dataset.users)),
+        "item": item_encoders.shape(len(dataset.items)),
+    }
     model = TwoTower(
-        user_encoders.shape(len(dataset.users)),
-        item_encoders.shape(len(dataset.items)),
+        shapes["user"],
+        shapes["item"],
         config.model,
         user_ids=bool(config.model.user_ids),
         item_ids=bool(config.model.item_ids),
+        words={side: word_columns(shapes[side]) for side in _told_by_words(config)},
         sparse=_is_sparse(config),
     ).to(device)
+    if model.words is not None:
+        model.words.weigh({"user": _met(users), "item": _met(items)})
     if loss == "softmax":
         # There it is a temperature, which training would lower to know train by heart.
         model.log_scale.requires_grad_(False)
@@ -111,6 +120,24 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         model, user_encoders, item_encoders, users, items, objective.liked, is_met, Progress()
     )
     return learned, objective
+
+
+def _told_by_words(config: Config) -> list[Side]:
+    """The sides that have neither ids nor histories.
+
+    None where labels are learned from: a few dislikes would teach words by heart, as they would
+    ids.
+    """
+    model, from_labels = config.model, config.training.negatives_from == "labels"
+    told: dict[Side, bool] = {
+        "user": not model.user_ids and model.history == "none",
+        "item": not model.item_ids,
+    }
+    return [side for side, is_told in told.items() if is_told and not from_labels]
+
+
+def _met(table: FeatureTable) -> FeatureTable:
+    return table.take(torch.nonzero(table.ids).squeeze(1))
 
 
 def _is_sparse(config: Config) -> bool:

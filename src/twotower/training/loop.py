@@ -81,7 +81,8 @@ class Optimizers:
 
     def __init__(self, model: TwoTower, config: TrainingConfig, *, lazy: bool) -> None:
         ids, features = _tables(model)
-        of_tables = {id(weight) for weight in (*ids, *features)}
+        words = [] if model.words is None else list(model.words.parameters())
+        of_tables = {id(weight) for weight in (*ids, *features, *words)}
         self.weights = list(model.parameters())
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in of_tables]
         rate, embedding_rate = config.learning_rate, config.embedding_learning_rate
@@ -97,6 +98,9 @@ class Optimizers:
         self.parts: list[torch.optim.Optimizer] = [
             kind(dense, rate, weight_decay=config.weight_decay, fused=fused)
         ]
+        if words:
+            # A batch has most words that there are, many times.
+            self.parts.append(torch.optim.Adam(words, embedding_rate, fused=fused))
         if tables and lazy:
             self.parts.append(LazyAdam(tables))
         elif tables:

@@ -90,7 +90,9 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     model, training = config.model, config.training
     dim = model.embedding_dim
     rows_of_tables = size.items * bool(model.item_ids) + size.users * bool(model.user_ids)
-    numbers = rows_of_tables * dim + size.texts * model.text_buckets * model.text_dim
+    # Texts of users and items with neither ids nor histories have longer embeddings.
+    each_word = model.text_dim if model.item_ids else max(model.text_dim, dim)
+    numbers = rows_of_tables * dim + size.texts * model.text_buckets * each_word
     # Weights, two moments and the best ones so far; a gradient of all rows where a step has it.
     copies = 5 if training.negatives_from == "all" else 4
     history = 0.0 if model.history == "none" else min(float(model.history_length), _each(size))

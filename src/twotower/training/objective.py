@@ -156,9 +156,12 @@ class Objective:
         return int((self.disliked.lengths()[self.positives.user_rows] > 0).sum())
 
     def described(self, model: TwoTower) -> Described | None:
-        """Descriptions of the items to share among steps, where every step reads them all."""
+        """Descriptions of the items to share among steps, where every step reads them all.
+
+        None where features are all that is known of items: what learns fast is made anew.
+        """
         reads_all = self.config.negatives_from == "all" and self.is_by_users
-        if not reads_all or model.item_tower is None:
+        if not reads_all or model.item_tower is None or model.item_features.id_table is None:
             return None
         return Described(self.items, self.met)
 

@@ -66,30 +66,37 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     """
     train, model, training = parts.train, config.model, config.training
     liked = train.labels > 0.5
-    loss = training.loss
-    if loss == "auto":
-        mixed = bool(liked.any() and not liked.all())
-        loss = "in_batch_softmax" if model.history == "none" else "softmax"
-        loss = "bce" if mixed else loss
-    training = settled(training, loss, len(dataset.items))
-    from_labels = loss in {"bce", "triplet"} and training.negatives_from == "labels"
     # A column that is the same for all who are met is there and tells nothing.
     has_user_features = tell_something(dataset.users, train.user_rows, model)
     has_item_features = tell_something(dataset.items, train.item_rows, model)
-    user_ids, item_ids = model.user_ids, model.item_ids
-    if item_ids == "auto":
-        often = _rows_each(train.item_rows) >= _ENOUGH_FOR_AN_ID
-        item_ids = not from_labels or often or not has_item_features
-    history = model.history
+    # Whether those whom validation asks for are ever among those whom train met.
+    are_users_known = bool(np.isin(parts.val.user_rows, train.user_rows).any())
+    are_items_known = bool(np.isin(parts.val.item_rows, train.item_rows).any())
+    history, loss = model.history, training.loss
+    if history == "auto" and has_user_features and not are_users_known:
+        history = "none"
+    if loss == "auto":
+        mixed = bool(liked.any() and not liked.all())
+        loss = "in_batch_softmax" if history == "none" else "softmax"
+        loss = "bce" if mixed else loss
+    training = settled(training, loss, len(dataset.items))
+    from_labels = loss in {"bce", "triplet"} and training.negatives_from == "labels"
     if history == "auto":
         history = "none" if from_labels else "mean"
     history_dropout = model.history_dropout
     if history_dropout == "auto":
         pooled = 0.25 if loss == "softmax" else 0.5
         history_dropout = 0.0 if history == "transformer" else pooled
+    user_ids, item_ids = model.user_ids, model.item_ids
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
-        user_ids = history == "none" and (often or not has_user_features)
+        is_told = has_user_features and (not often or not are_users_known)
+        user_ids = history == "none" and not is_told
+    if item_ids == "auto":
+        often = _rows_each(train.item_rows) >= _ENOUGH_FOR_AN_ID
+        by_features = from_labels or (history == "none" and not user_ids)
+        is_told = has_item_features and (not are_items_known or (by_features and not often))
+        item_ids = not is_told
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" and from_labels else "ndcg"
@@ -97,10 +104,10 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     item_bias = model.item_bias and bool(item_ids) and loss not in {"triplet", "ccl"}
     rate, embedding_rate = training.learning_rate, training.embedding_learning_rate
     if rate == "auto":
-        beside_ids = loss == "softmax" and history != "transformer"
+        beside_ids = loss == "softmax" and history != "transformer" and bool(item_ids)
         rate = 2e-4 if beside_ids else 1e-3
     if embedding_rate == "auto":
-        embedding_rate = 3e-3 if loss == "softmax" else 10 * rate
+        embedding_rate = 3e-3 if loss == "softmax" and item_ids else 10 * rate
     temperature = model.temperature
     if temperature == "auto":
         at_first = 0.2 if loss == "bce" else 0.1
