@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 
-from twotower.data.synthetic import GENRES
+from twotower.data.synthetic import BOOST, GENRES, chance_of_liking
 from twotower.data.tables import read
 from twotower.evaluation.calibration import fit_line, reliability
 from twotower.evaluation.metrics import calibration_error
@@ -98,7 +98,7 @@ def test_scores_that_tell_nothing_give_everybody_the_share_of_what_is_liked() ->
         assert sigmoid(slope * scores + offset) == pytest.approx(0.25, abs=0.005)
 
 
-def test_in_the_labs_world_an_affinity_is_near_the_share_that_is_liked(
+def test_in_the_labs_world_an_affinity_is_near_the_true_chance(
     lab: tuple[Recommender, Path],
 ) -> None:
     recommender, _ = lab
@@ -111,9 +111,11 @@ def test_in_the_labs_world_an_affinity_is_near_the_share_that_is_liked(
     scores = recommender.score_rows(test.user_rows, test.item_rows)
     affinities = recommender.affinity(scores)
     is_match = users[test.user_rows - 1] == items[test.item_rows - 1]
-    for rows in (is_match, ~is_match):
-        assert affinities[rows].mean() == pytest.approx(test.labels[rows].mean(), abs=0.08)
-    assert affinities.mean() == pytest.approx(test.labels.mean(), abs=0.04)
+    unlike, like = (chance_of_liking(*bounds) for bounds in BOOST)
+    for rows, chance in ((is_match, like), (~is_match, unlike)):
+        assert affinities[rows].mean() == pytest.approx(chance, abs=0.06)
+    chances = np.where(is_match, like, unlike)
+    assert affinities.mean() == pytest.approx(chances.mean(), abs=0.04)
 
 
 @given(st.data())
