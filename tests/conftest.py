@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 enforce("twotower")
 # They begin first: a worker that came to them last would keep the others waiting.
-LONGEST = {"test_docs.py", "test_cli.py", "test_lists.py", "test_onnx.py", "test_learn.py"}
+LONGEST = {
+    "test_docs.py",
+    "test_cli.py",
+    "test_lists.py",
+    "test_onnx.py",
+    "test_learn.py",
+    "test_search.py",
+    "test_tune.py",
+    "test_bad_input.py",
+    "test_browser.py",
+    "test_features.py",
+    "test_workers.py",
+}
 # A busy machine is no fault of the code.
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
