@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from twotower.data.encoders import FIRST
 from twotower.data.features import Bag, FeatureShape, FeatureTable
+from twotower.model.history import owners_of
 
 Side = Literal["user", "item"]
 # A list of fewer different values is a few categories, which the layers combine.
@@ -102,7 +103,5 @@ def _table(size: int, dim: int) -> nn.EmbeddingBag:
 
 def _rows_with_each(bag: Bag, size: int) -> Float[Tensor, " C"]:
     """In how many rows each code occurs."""
-    counts = bag.offsets[1:] - bag.offsets[:-1]
-    owners = torch.repeat_interleave(torch.arange(len(counts)), counts.cpu())
-    pairs = torch.unique(owners * size + bag.codes.cpu())
+    pairs = torch.unique(owners_of(bag.offsets.cpu()) * size + bag.codes.cpu())
     return torch.bincount(pairs % size, minlength=size).float()
