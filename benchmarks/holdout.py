@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.public import asked
+from benchmarks.public import asked, print_rows
 from twotower import Config, fit, parse_config
 from twotower.evaluation.verdict import outcome
 
@@ -51,15 +51,12 @@ def row(name: str, seed: int, folder: Path) -> str:
 
 
 def main() -> None:
-    given = asked(__doc__, JOBS)
-    print(
+    header = (
         "| data | seed | warm users | two towers | popularity | recent popularity | item-kNN "
         "| EASE | iALS | towers less the best baseline | training s | whole s |\n"
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|"
     )
-    for name in given.names:
-        for seed in given.seeds:
-            print(row(name, seed, given.folder), flush=True)
+    print_rows(asked(__doc__, JOBS), header, row)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,3 +40,11 @@ def asked(
     if folder is None:
         raise SystemExit("set TWOTOWER_DATA to a folder of data sets (`twotower download`)")
     return Asked(given.names, given.seeds, Path(folder), given)
+
+
+def print_rows(given: Asked, header: str, row: Callable[[str, int, Path], str]) -> None:
+    """A table with a row for each job and seed, each printed as soon as it is measured."""
+    print(header, flush=True)
+    for name in given.names:
+        for seed in given.seeds:
+            print(row(name, seed, given.folder), flush=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.public import asked
+from benchmarks.public import asked, print_rows
 from benchmarks.published import JOBS as PUBLISHED
 from twotower import parse_config
 from twotower.evaluation import evaluate as ev
@@ -105,14 +105,11 @@ def ials(planned: Plan, measure: Validation, seed: int) -> tuple[float, float, f
 
 
 def main() -> None:
-    given = asked(__doc__, ("ml-1m", *PUBLIC))
-    print(
+    header = (
         "| data | seed | two towers | iALS, tuned | its fit | its search | towers pass it "
         "after | their best after | they stop after |\n|---|--:|--:|--:|--:|--:|---|--:|--:|"
     )
-    for name in given.names:
-        for seed in given.seeds:
-            print(row(name, seed, given.folder), flush=True)
+    print_rows(asked(__doc__, ("ml-1m", *PUBLIC)), header, row)
 
 
 if __name__ == "__main__":
