@@ -8,7 +8,7 @@ import torch
 from twotower.config import ModelConfig
 from twotower.data.features import FeatureShape, FeatureTable
 from twotower.model.two_tower import TwoTower
-from twotower.training.described import Described
+from twotower.training.described import Described, steps_beside_all, steps_beside_some
 
 MANY = 2000
 
@@ -31,15 +31,28 @@ def towers() -> TwoTower:
     return model
 
 
-def test_a_small_catalogue_is_described_in_each_step_and_a_large_one_once_in_eight() -> None:
-    for rows, steps in ((4, 1), (1023, 1), (1024, 2), (MANY, 3)):
-        assert Described(items(), np.arange(1, rows + 1)).steps == steps
-    assert Described(items(), np.arange(1, MANY + 1).repeat(9)).steps == 8
+def test_beside_all_small_catalogues_are_described_in_each_step_and_large_ones_in_eight() -> (
+    None
+):
+    for rows, steps in ((4, 1), (1023, 1), (1024, 2), (MANY, 3), (9 * MANY, 8)):
+        assert steps_beside_all(rows) == steps
+
+
+def test_beside_some_all_are_described_where_eight_steps_read_each_several_times() -> None:
+    def steps(num_items: int, num_rows: int = 10**6) -> int:
+        return steps_beside_some(num_items, batch_size=256, num_rows=num_rows)
+
+    assert [steps(500), steps(1024), steps(1025)] == [8, 8, 1]
+
+
+def test_the_layers_learn_several_times_an_epoch_however_short_it_is() -> None:
+    found = [steps_beside_some(256, 256, num_rows=256 * each) for each in (30, 24, 9, 5)]
+    assert found == [8, 8, 3, 1]
 
 
 def test_the_layers_learn_what_they_would_learn_in_each_step_all_at_once() -> None:
     model, rows = towers(), np.arange(1, MANY + 1)
-    described = Described(items(), rows)
+    described = Described(items(), rows, steps=3)
     wanted = torch.randn(described.steps, MANY, 4)
     assert model.item_tower is not None
     weights = list(model.item_tower.parameters())
@@ -60,8 +73,20 @@ def test_the_layers_learn_what_they_would_learn_in_each_step_all_at_once() -> No
 
 def test_what_a_description_says_is_what_the_towers_say_now() -> None:
     model, rows = towers(), np.array([3, 5, 8])
-    described = Described(items(), rows)
+    described = Described(items(), rows, steps=2)
     table = items().take(torch.from_numpy(rows))
     torch.testing.assert_close(
         model.encode_items(described.table, described.by(model)), model.encode_items(table)
+    )
+
+
+def test_without_ids_whole_embeddings_are_shared() -> None:
+    shape = FeatureShape(MANY, 3, (), ())
+    config = ModelConfig(embedding_dim=4, item_hidden_dims=(5,), temperature=1.0)
+    config = config.model_copy(update={"history": "none", "history_dropout": 0.0})
+    model = TwoTower(shape, shape, config, user_ids=False, item_ids=False).eval()
+    described = Described(items(), np.arange(MANY + 1), steps=2)
+    torch.testing.assert_close(
+        model.encode_items(described.table, described.by(model)),
+        model.encode_items(items()),
     )

@@ -312,10 +312,16 @@ def test_words_stand_in_where_neither_ids_nor_histories_tell(
     assert lengths[rare[0]] > 2 * lengths[often[0]]
 
 
-@pytest.mark.parametrize("item_ids", [True, False])
-def test_items_that_only_features_tell_are_described_anew_in_each_step(item_ids: bool) -> None:
-    config = settings(model={"item_ids": item_ids})
-    plan = pipeline.plan(checkerboard(), config, Watch())
+@pytest.mark.parametrize(
+    ("loss", "item_ids", "is_shared"),
+    [("bce", True, True), ("triplet", False, True), ("bpr", True, False)],
+)
+def test_where_labels_are_learned_steps_share_descriptions(
+    loss: str, item_ids: bool, is_shared: bool
+) -> None:
+    config = settings(model={"item_ids": item_ids}, training={"loss": loss})
+    plan = pipeline.plan(checkerboard(disliked=8), config, Watch())
     learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
     assert learned.model.item_tower is not None
-    assert (objective.described(learned.model) is None) != item_ids
+    batch_size = objective.num_rows() // 9
+    assert (objective.described(learned.model, batch_size) is not None) == is_shared

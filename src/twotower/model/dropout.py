@@ -48,7 +48,7 @@ class Dropout(nn.Module):
         if values.device.type != "cpu":
             drawn = torch.rand_like(values)
             return (drawn >= self.threshold / _CHOICES).to(values.dtype)
-        words = torch.empty((values.numel() + 7) // 8, dtype=torch.int64)
-        words.random_(-(2**63), None)
-        kept = words.numpy().view(np.uint8)[: values.numel()] >= self.threshold
+        count = values.numel()
+        words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.numpy().view(np.uint8)[:count] >= self.threshold
         return torch.from_numpy(kept.astype(np.float32)).view(values.shape).to(values.dtype)

@@ -64,8 +64,8 @@ class _Layers(Function):
     """Linear layers with ReLU and dropout between them, as one step of autograd.
 
     ReLU and dropout work in place, and the backward pass reads from the zeros that they left
-    where no gradient flows; dropout's scale is folded into the weights of the next product. So
-    a layer costs little beside its products, where a module for each part costs as much again.
+    where no gradient flows; dropout's scale is a factor of the next product. So a
+    layer costs little beside its products, where a module for each part costs as much again.
     Under autocast all but the gradients of weights is in its precision. Can be differentiated
     once only.
     """
@@ -76,46 +76,45 @@ class _Layers(Function):
     ) -> Tensor:
         """The last layer's output, (B, D)."""
         depth, dtype = len(weights_and_biases) // 2, product_dtype(features)
-        scales = [1.0] + [dropout.scale] * (depth - 1)
-        weights, biases = weights_and_biases[:depth], weights_and_biases[depth:]
-        weights = tuple(
-            (weight if scale == 1 else weight * scale).to(dtype)
-            for weight, scale in zip(weights, scales, strict=True)
-        )
-        inputs = [features.to(dtype)]
+        of_layers = [values.to(dtype) for values in weights_and_biases]
+        inputs, weights, biases = [features.to(dtype)], of_layers[:depth], of_layers[depth:]
+        is_dropping, ctx.scale = dropout.is_on, dropout.scale
         for weight, bias in zip(weights, biases, strict=True):
-            values = torch.addmm(bias.to(dtype), inputs[-1], weight.t())
+            alpha = 1.0 if weight is weights[0] else ctx.scale
+            values = torch.addmm(bias, inputs[-1], weight.t(), alpha=alpha)
             if len(inputs) == depth:
                 break
             values.relu_()
-            if dropout.is_on:
+            if is_dropping:
                 values.mul_(dropout.mask(values))
             inputs.append(values)
         ctx.save_for_backward(*inputs, *weights)
-        ctx.scales = scales
         return values.to(features.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the features, the weights and the biases."""
-        depth, kind = len(ctx.saved_tensors) // 2, gradient.dtype
-        inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
+        saved, kind = ctx.saved_tensors, gradient.dtype
+        depth = len(saved) // 2
+        inputs, weights = saved[:depth], saved[depth:]
         of_weights: list[Tensor] = []
         of_biases: list[Tensor] = []
         gradient = gradient.to(inputs[0].dtype)
         for place in reversed(range(depth)):
-            below, scale = inputs[place], ctx.scales[place]
-            of_weight = torch.mm(gradient.t(), below).to(kind)
-            of_weights.insert(0, of_weight if scale == 1 else of_weight.mul_(scale))
-            of_biases.insert(0, gradient.sum(0, dtype=kind))
-            if place:
-                gradient = torch.mm(gradient, weights[place])
-                gradient = torch.ops.aten.threshold_backward(gradient, below, 0.0)
+            below, weight = inputs[place], weights[place]
+            of_biases.append(gradient.sum(0, dtype=kind))
+            if place == 0:
+                of_weights.append(torch.mm(gradient.t(), below).to(kind))
+                break
+            scaled = {"beta": 0.0, "alpha": ctx.scale}
+            of_weights.append(torch.addmm(weight, gradient.t(), below, **scaled).to(kind))
+            gradient = torch.addmm(below, gradient, weight, **scaled)
+            gradient = torch.ops.aten.threshold_backward(gradient, below, 0.0)
         of_features = None
         if ctx.needs_input_grad[0]:
             of_features = torch.mm(gradient, weights[0]).to(kind)
-        return of_features, None, *of_weights, *of_biases
+        return of_features, None, *reversed(of_weights), *reversed(of_biases)
 
 
 def unit(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:

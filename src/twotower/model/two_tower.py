@@ -104,6 +104,11 @@ class TwoTower(nn.Module):
         self.offset = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("slope", torch.tensor(1.0))
 
+    @property
+    def has_item_ids(self) -> bool:
+        """Whether items are told apart by ids of their own."""
+        return self.item_features.id_table is not None
+
     def shapes(self) -> dict[str, Any]:
         """What, beside the config, makes this model again."""
         return dict(self._shapes)
@@ -118,11 +123,18 @@ class TwoTower(nn.Module):
         """
         if described is None:
             described = self.describe_items(table)
+        if described is not None and not self.has_item_ids:
+            return described
         return self._finish(_with_ids(self.item_features, table, described))
 
     def describe_items(self, table: FeatureTable) -> Float[Tensor, "I D"] | None:
-        """What features say of items; None where there are no features."""
-        return self._described("item", table)
+        """What features say of items: the whole embedding where items have no ids; None where
+        there are no features.
+        """
+        described = self._described("item", table)
+        if described is None or self.has_item_ids:
+            return described
+        return self._finish(described)
 
     def encode_users(
         self, table: FeatureTable, history: PackedHistory | None

@@ -13,29 +13,36 @@ from twotower.model.two_tower import TwoTower
 # A catalogue of so many items is worth one step of waiting; of more, more, up to the most.
 _ITEMS_A_STEP = 512
 _MOST_STEPS = 8
+# However few steps an epoch has, the layers learn so often in it.
+_LEAST_OFTEN = 3
 
 
 class Described:
-    """All items of an objective, as the layers describe them.
+    """Items, as the layers describe them.
 
-    Where every step compares with all items, most of its time would go into encoding features
-    that hardly change: the layers learn slowly beside the ids. So a description is used for
-    several steps, whose gradients add up, and the layers learn from all of them at once.
+    Where a step reads most items there are, most of its time would go into encoding features
+    that hardly change. So a description is used for several steps, whose gradients add up, and
+    the layers learn from all of them at once.
+
+    Args:
+        items: all of them, row 0 included.
+        rows: of those that are described.
+        steps: how many use one description.
 
     Attributes:
-        table: of all items that are compared with.
-        steps: how many use one description.
+        table: of the described ones.
     """
 
-    def __init__(self, items: FeatureTable, rows: np.ndarray) -> None:
+    def __init__(self, items: FeatureTable, rows: np.ndarray, *, steps: int) -> None:
         self.table = items.take(torch.from_numpy(rows).to(items.ids.device))
-        self.steps = min(max(len(rows) // _ITEMS_A_STEP, 1), _MOST_STEPS)
+        self.rows = rows
+        self.steps = steps
         self._used = 0
         self._made: Tensor | None = None
         self._leaf: Tensor | None = None
 
     def by(self, model: TwoTower) -> Float[Tensor, "I D"]:
-        """What is said of the items, for one step more."""
+        """What ``describe_items`` says of the items, for one step more."""
         if self._leaf is None:
             self._made = model.describe_items(self.table)
             assert self._made is not None
@@ -54,3 +61,18 @@ class Described:
             torch.autograd.backward(self._made, self._leaf.grad)
         self._made = self._leaf = None
         self._used = 0
+
+
+def steps_beside_all(num_items: int) -> int:
+    """How many steps use one description where each compares with all items."""
+    return min(max(num_items // _ITEMS_A_STEP, 1), _MOST_STEPS)
+
+
+def steps_beside_some(num_items: int, batch_size: int, num_rows: int) -> int:
+    """How many use one where each reads the items of its rows alone; 1 where that is less work.
+
+    Args:
+        num_rows: of an epoch.
+    """
+    steps = min(_MOST_STEPS, num_rows // (batch_size * _LEAST_OFTEN))
+    return steps if 2 * num_items <= steps * batch_size else 1

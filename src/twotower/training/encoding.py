@@ -87,30 +87,37 @@ def pairs(
     others: Int64[np.ndarray, " N"],
     liked: Histories,
     history_length: int,
+    described: Described | None = None,
 ) -> Encoded:
     """Embeddings: a user for each row, from what was liked before and is not the row's item;
     without histories, each user once.
 
     Args:
         others: rows of what is needed beside the batch's own items.
+        described: what features say of all items, where that is known.
     """
     device = users.ids.device
     with stage("gather"):
         past, counts = np.empty(0, np.int64), np.zeros(len(batch), np.int64)
         if model.history is not None:
             past, counts = past_of(liked, batch, history_length)
-        # Each item of the batch goes through the tower once, however often it occurs.
-        numbers, inverse = np.unique(
-            np.concatenate([batch.item_rows, others, past]), return_inverse=True
-        )
+        needed = np.concatenate([batch.item_rows, others, past])
+        of_features = described.by(model) if described else None
+        if described and not model.has_item_ids:
+            numbers, inverse, table = described.rows, needed, described.table
+        else:
+            # Each item of the batch goes through the tower once, however often it occurs.
+            numbers, inverse = np.unique(needed, return_inverse=True)
+            table = model.hide_item_ids(_taken(items, numbers))
+            if of_features is not None:
+                of_features = of_features.index_select(0, torch.from_numpy(numbers).to(device))
         place = torch.from_numpy(inverse.astype(np.int64)).to(device)
-        table = model.hide_item_ids(_taken(items, numbers))
         asking, askers = batch.user_rows, np.arange(len(batch))
         if model.history is None:
-            asking, askers = np.unique(asking, return_inverse=True)
+            asking, askers = _each_once(asking)
         people = _taken(users, asking)
     with stage("towers"):
-        embeddings = model.encode_items(table)
+        embeddings = model.encode_items(table, of_features)
         shown = None
         if model.history is not None:
             offsets = torch.from_numpy(offsets_of(counts)).to(device)
@@ -120,6 +127,21 @@ def pairs(
         found = model.encode_users(model.hide_user_ids(people), shown)
     of_rows = torch.from_numpy(askers).to(device)
     return Encoded(found, of_rows, embeddings, numbers, table, place[: len(batch)])
+
+
+def _each_once(
+    rows: Int64[np.ndarray, " N"],
+) -> tuple[Int64[np.ndarray, " M"], Int64[np.ndarray, " N"]]:
+    """Some rows, each once, and where each of the given stands among them.
+
+    One that occurs again behind others may be there twice: that is less work than to sort.
+    """
+    begins = np.empty(len(rows), bool)
+    begins[:1] = True
+    np.not_equal(rows[1:], rows[:-1], out=begins[1:])
+    if 2 * np.count_nonzero(begins) > len(rows):
+        return np.unique(rows, return_inverse=True)
+    return rows[begins], np.cumsum(begins) - 1
 
 
 def _taken(table: FeatureTable, rows: Int64[np.ndarray, " N"]) -> FeatureTable:

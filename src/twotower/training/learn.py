@@ -192,7 +192,7 @@ def learn(
     if begun is not None:
         stage = "refit" if validate is None else "training"
         watch.note(f"{stage} goes on after epoch {begun.epoch}")
-    elif objective.loss == "softmax" and model.item_features.id_table is not None:
+    elif objective.loss == "softmax" and model.has_item_ids:
         watch.stage("start in closed form")
         begun = _begin_in_closed_form(learned, objective, validate)
     progress = begun = begun or Progress()

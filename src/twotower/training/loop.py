@@ -168,7 +168,7 @@ def epochs(
         # Sums of a loss a row; read once an epoch, lest each step waits for the device.
         total = torch.zeros((), dtype=torch.float64)
         rows = 0
-        described = objective.described(model)
+        described = objective.described(model, batch_size)
         with _threads_for(objective, batch_size):
             for batch in steps_of(objective.batches(batch_size, rng, windows)):
                 with stage("loss"), in_precision:

@@ -21,7 +21,7 @@ from twotower.training import batches, encoding
 from twotower.training.batches import Batch, PairBatch, UserBatch, num_baskets
 from twotower.training.choices import SOFTMAX
 from twotower.training.comparison import Comparison, row_loss_of, vectors_of
-from twotower.training.described import Described
+from twotower.training.described import Described, steps_beside_all, steps_beside_some
 from twotower.training.encoding import Encoded
 from twotower.training.mining import draw, mine
 from twotower.training.negatives import Memory, Negatives, Shared, negatives_of
@@ -155,15 +155,21 @@ class Objective:
             return len(self.train)
         return int((self.disliked.lengths()[self.positives.user_rows] > 0).sum())
 
-    def described(self, model: TwoTower) -> Described | None:
-        """Descriptions of the items to share among steps, where every step reads them all.
+    def described(self, model: TwoTower, batch_size: int) -> Described | None:
+        """Descriptions of the items to share among steps; None where each makes its own.
 
-        None where features are all that is known of items: what learns fast is made anew.
+        Shared where a softmax beside ids compares with all items, and where labels are learned
+        and a few steps read each item. Elsewhere the layers would learn too slowly.
         """
-        reads_all = self.config.negatives_from == "all" and self.is_by_users
-        if not reads_all or model.item_tower is None or model.item_features.id_table is None:
+        source, rows, steps = self.config.negatives_from, self.met, 1
+        if source == "labels":
+            rows = np.arange(len(self.items))
+            steps = steps_beside_some(self.num_items, batch_size, self.num_rows())
+        elif source == "all" and self.is_by_users and model.has_item_ids:
+            steps = steps_beside_all(len(self.met))
+        if model.item_tower is None or steps == 1:
             return None
-        return Described(self.items, self.met)
+        return Described(self.items, rows, steps=steps)
 
     def loss_of(
         self, model: TwoTower, batch: Batch, described: Described | None = None
@@ -174,7 +180,7 @@ class Objective:
             described: what ``described`` gave; None describes the items for this batch alone.
         """
         if isinstance(batch, PairBatch) and self._is_one_to_one(batch):
-            return self._one_to_one(model, batch)
+            return self._one_to_one(model, batch, described)
         shared = None
         if batch.negatives is not None:
             shared = self.negatives.together(
@@ -224,12 +230,25 @@ class Objective:
             )
         if batch.other_rows is not None:
             others.append(batch.other_rows)
-        encoded = self._encode_pairs(model, batch, np.concatenate(others))
+        encoded = self._encode_pairs(model, batch, np.concatenate(others), described)
         return vectors_of(model, self.loss, encoded)
 
-    def _encode_pairs(self, model: TwoTower, batch: PairBatch, others: np.ndarray) -> Encoded:
+    def _encode_pairs(
+        self,
+        model: TwoTower,
+        batch: PairBatch,
+        others: np.ndarray,
+        described: Described | None,
+    ) -> Encoded:
         return encoding.pairs(
-            model, self.users, self.items, batch, others, self.liked, self.history_length
+            model,
+            self.users,
+            self.items,
+            batch,
+            others,
+            self.liked,
+            self.history_length,
+            described,
         )
 
     def _is_one_to_one(self, batch: PairBatch) -> bool:
@@ -239,9 +258,11 @@ class Objective:
         has_one = batch.other_rows is not None and batch.hard is None
         return has_one and self.loss in {"triplet", "bpr"}
 
-    def _one_to_one(self, model: TwoTower, batch: PairBatch) -> Tensor:
+    def _one_to_one(
+        self, model: TwoTower, batch: PairBatch, described: Described | None
+    ) -> Tensor:
         others = batch.items[:0] if batch.other_rows is None else batch.other_rows
-        encoded = self._encode_pairs(model, batch, others)
+        encoded = self._encode_pairs(model, batch, others, described)
         users, embeddings = encoded.users_of_rows(), encoded.items
         ids = encoded.table.ids
         own, other = encoded.liked, encoded.places(others)
