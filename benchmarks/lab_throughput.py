@@ -58,7 +58,7 @@ def tower(width: int, config: Config) -> nn.Module:
     for hidden in config.model.user_hidden_dims:
         layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(config.model.dropout)]
         width = hidden
-    return nn.Sequential(*layers, nn.Linear(width, config.model.embedding_dim))
+    return nn.Sequential(*layers, nn.Linear(width, config.model.dim))
 
 
 def labs_way(data: Path, config: Config) -> Any:

@@ -62,7 +62,11 @@ class ModelConfig(Section):
     """The two towers."""
 
     type: Literal["two_tower"] = Field("two_tower", description="the only kind there is")
-    embedding_dim: Width = Field(128, description="length of an embedding, D")
+    embedding_dim: Width | Literal["auto"] = Field(
+        "auto",
+        description="length of an embedding, D; auto: 128, but 512 where items are told by "
+        "features alone and others are drawn: words want more room",
+    )
     user_hidden_dims: tuple[Width, ...] = Field(
         (256, 128), description="hidden layers of the user tower; [] for a linear tower"
     )
@@ -76,8 +80,8 @@ class ModelConfig(Section):
         description="what scores are divided by, where embeddings have length 1; under the "
         "losses of pairs only where learning it begins; auto: under softmax 0.75 / log(items / "
         "items a user), by which a score of 0.75 makes a user's items as likely as all that "
-        "score 0, and from 250,000 liked on half of that is tried too; else 0.2 for bce, 0.1 "
-        "for the others",
+        "score 0 (0.6 where features alone tell items), and from 250,000 liked on half of that "
+        "is tried too; else 0.2 for bce, 0.1 for the others",
     )
     user_ids: bool | Literal["auto"] = Field(
         "auto",
@@ -136,6 +140,12 @@ class ModelConfig(Section):
         "training; auto: as many, of 0 to 8, as rank the validation part best, where ndcg "
         "decides; goes with item_bias",
     )
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding, D, where nothing is left on "auto"."""
+        assert self.embedding_dim != "auto"
+        return self.embedding_dim
 
 
 class TrainingConfig(Section):
@@ -211,7 +221,7 @@ class TrainingConfig(Section):
     embedding_learning_rate: Rate | Literal["auto"] = Field(
         "auto",
         description="of the tables of ids, item biases and words that stand in for them; auto: "
-        "0.003 under softmax with item_ids, else ten times the other",
+        "0.003 under softmax, else ten times the other",
     )
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 on the dense layers")
     optimizer: Literal["adam", "adamw"] = Field("adam", description="of the dense layers")
@@ -313,7 +323,7 @@ class Config(Section):
     """All settings of a run.
 
     >>> Config().model.embedding_dim
-    128
+    'auto'
     """
 
     model: ModelConfig = ModelConfig()

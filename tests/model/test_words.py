@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.config import ModelConfig
 from twotower.data.features import Bag, FeatureShape, FeatureTable
+from twotower.model.tower import unit
 from twotower.model.two_tower import TwoTower
 from twotower.model.words import Words, word_columns
 
@@ -85,22 +86,41 @@ def test_what_is_not_among_the_words_goes_through_the_layers() -> None:
     assert not torch.allclose(made.encode_items(few), made.encode_items(more))
 
 
-@pytest.mark.parametrize("sides", [("item",), ("user", "item")])
-def test_a_word_is_as_long_as_it_is_rare_over_all_rows_that_read_its_table(
-    sides: tuple[str, ...],
-) -> None:
+def test_a_word_of_both_sides_is_as_long_as_it_is_rare_over_all_rows() -> None:
     torch.manual_seed(0)
-    words = Words(
-        {"user": TITLES, "item": TITLES},
-        dict.fromkeys(sides, (0,)),
-        8,  # type: ignore
-    )
+    words = Words({"user": TITLES, "item": TITLES}, {"user": (0,), "item": (0,)}, 8)
     before = words.tables["text"].weight.detach().clone()  # type: ignore[union-attr]
     rows = {"user": [[2, 2, 5], [2]], "item": [[2, 3], [2], [], [3, 4, 4]]}
-    words.weigh({side: table(said) for side, said in rows.items()})  # type: ignore[misc]
-    read = [said for side in sides for said in rows[side]]
+    words.begin({side: table(said) for side, said in rows.items()})  # type: ignore[misc]
+    read = [said for side in rows for said in rows[side]]
     with_it = np.array([sum(code in said for said in read) for code in range(40)])
     rarity = np.log((len(read) + 1) / (with_it + 1))
     rarity[:2] = 0.0
     scale = torch.from_numpy(rarity / rarity[2:].mean()).float()
     torch.testing.assert_close(words.tables["text"].weight.detach(), before * scale[:, None])
+
+
+def test_rows_of_one_side_are_at_first_as_alike_as_their_tf_idf_says() -> None:
+    torch.manual_seed(0)
+    words = Words({"item": TITLES}, {"item": (0,)}, 8)
+    length = words.tables["text"].weight.square().mean()  # type: ignore[operator, union-attr]
+    rows = [[2, 2, 5, 6], [2, 5], [6, 7, 7, 8], [8, 2], [9]]
+    words.begin({"item": table(rows)})
+    tf_idf = torch.zeros(len(rows), 40)
+    for row, codes in zip(tf_idf, rows, strict=True):
+        for code in codes:
+            row[code] += math.log((len(rows) + 1) / (sum(code in r for r in rows) + 1))
+    expected, found = (unit(vectors) for vectors in (tf_idf, words("item", table(rows))))
+    torch.testing.assert_close(found @ found.T, expected @ expected.T, atol=1e-4, rtol=0.0)
+    assert length * 0.01 < words.tables["text"].weight.square().mean() < length * 100  # type: ignore
+
+
+def test_texts_of_several_columns_begin_together() -> None:
+    torch.manual_seed(0)
+    shape = FeatureShape(9, 0, (), ((40, True), (40, True)))
+    words = Words({"item": shape}, {"item": (0, 1)}, 2)
+    # What a title says with 3, a description says with 4, and 2 stands beside both.
+    words.begin({"item": table([[2, 3], [5, 6]], [[2, 4], [6, 5]])})
+    weight = unit(words.tables["text"].weight.detach())  # type: ignore[arg-type, union-attr]
+    assert weight[2] @ weight[3] > 0.9
+    assert (weight[2] @ weight[5:7].T).abs().max() < 0.1

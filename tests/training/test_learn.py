@@ -300,6 +300,8 @@ def test_words_stand_in_where_neither_ids_nor_histories_tell(
         return
     assert words is not None
     assert set(words.columns) == sides
+    if len(sides) == 1:
+        return
     # A query's own number is rare, and "lamp" is in a quarter of all.
     [rare, often] = (
         learned.item_encoders.encode(

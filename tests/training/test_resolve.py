@@ -89,6 +89,7 @@ def test_every_auto_becomes_what_its_description_says(
     assert made.model.history == ("none" if from_labels else "mean")
     is_softmax = loss == "softmax"
     assert made.model.history_dropout == (0.25 if is_softmax else 0.5)
+    assert made.model.embedding_dim == 128
     assert made.training.learning_rate == (2e-4 if is_softmax else 1e-3)
     assert made.training.embedding_learning_rate == (3e-3 if is_softmax else 1e-2)
     # As dense as these rings are, the least logarithm counts, which is 2.
@@ -132,6 +133,7 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
         "item_ids": False,
         "normalize": loss == "ccl",
         "temperature": 0.5,
+        "embedding_dim": 48,
         "history_dropout": 0.25,
     }
     training = {
@@ -201,9 +203,9 @@ def test_of_those_whom_validation_asks_for_only_what_can_be_known_is_read(
     assert made.training.loss == ("in_batch_softmax" if by_users else "softmax")
     assert made.model.user_ids is False
     assert made.model.item_ids is not (described and new == "items")
-    # What begins in closed form moves in smaller steps than words, which begin by chance.
-    has_start = made.model.item_ids and not by_users
-    assert made.training.embedding_learning_rate == (3e-3 if has_start else 1e-2)
+    assert made.training.embedding_learning_rate == (1e-2 if by_users else 3e-3)
+    # Words want more room than ids.
+    assert made.model.embedding_dim == (128 if made.model.item_ids else 512)
 
 
 def test_beside_users_told_by_features_a_rare_item_is_told_by_its_own() -> None:

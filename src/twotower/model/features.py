@@ -38,11 +38,11 @@ class FeatureLayer(nn.Module):
         without: Collection[int] = (),
     ) -> None:
         super().__init__()
-        self.dim = config.embedding_dim
+        self.dim = config.dim
         self.bag_numbers = [n for n in range(len(shape.bags)) if n not in without]
         self.id_table = None
         if ids:
-            self.id_table = _table(shape.num_ids + 1, config.embedding_dim, sparse, untrained=1)
+            self.id_table = _table(shape.num_ids + 1, config.dim, sparse, untrained=1)
         num_codes = sum(shape.categories)
         self.code_table = None
         if num_codes:

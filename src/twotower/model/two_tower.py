@@ -67,7 +67,7 @@ class TwoTower(nn.Module):
             "item_ids": item_ids,
             "words": {side: list(numbers) for side, numbers in around.items()},
         }
-        self.embedding_dim = config.embedding_dim
+        self.embedding_dim = config.dim
         self.id_dropout = config.id_dropout
         assert config.history_dropout != "auto"
         self.history_dropout = config.history_dropout
@@ -79,7 +79,7 @@ class TwoTower(nn.Module):
             item_shape, config, ids=item_ids, sparse=sparse, without=around.get("item", ())
         )
         shapes: dict[Side, FeatureShape] = {"user": user_shape, "item": item_shape}
-        self.words = Words(shapes, around, config.embedding_dim) if around else None
+        self.words = Words(shapes, around, config.dim) if around else None
         self.history = _history(config, item_shape.num_ids if item_ids else None, sparse=sparse)
         self.user_tower = _tower(
             self.user_features,
@@ -295,13 +295,13 @@ def _history(
         return None
     if config.history == "transformer":
         return TransformerHistory(
-            config.embedding_dim,
+            config.dim,
             num_ids,
             layers=config.history_layers,
             dropout=config.dropout,
             sparse=sparse,
         )
-    return PooledHistory(config.history, config.embedding_dim)
+    return PooledHistory(config.history, config.dim)
 
 
 def _tower(
@@ -314,9 +314,7 @@ def _tower(
     """The layers over some features; None where there are no features."""
     if layer.width == 0:
         return None
-    tower = Tower(
-        layer.width, hidden_dims, config.embedding_dim, dropout=config.dropout, normalize=False
-    )
+    tower = Tower(layer.width, hidden_dims, config.dim, dropout=config.dropout, normalize=False)
     if starts_at_zero:
         nn.init.zeros_(tower.output.weight)
     return tower

@@ -9,7 +9,7 @@ one table, so that a query finds the titles that have its words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -24,6 +24,10 @@ Side = Literal["user", "item"]
 # A list of fewer different values is a few categories, which the layers combine.
 _MANY = 1000
 _TEXTS = "text"
+# How exact the singular vectors are (Halko et al., 2011).
+_ITERATIONS, _SPARE = 5, 30
+# So many rows say which words stand together.
+_MOST_ROWS = 100_000
 
 
 def word_columns(shape: FeatureShape) -> tuple[int, ...]:
@@ -74,25 +78,30 @@ class Words(nn.Module):
         return torch.stack(parts).sum(0)
 
     @torch.no_grad()
-    def weigh(self, met: Mapping[Side, FeatureTable]) -> None:
+    def begin(self, met: Mapping[Side, FeatureTable]) -> None:
         """Make each word as long as it is rare, in place: by the log of rows a row with it.
+
+        Before that words of one side are made alike where they stand in the same rows. Where
+        both sides read a table they stay random, which tells all words apart: a search finds
+        what has its words, a history what is like its items.
 
         Args:
             met: the rows of each side that training shows.
         """
         for name, table in self.tables.items():
-            bags = [
-                met[side].bags[number]
-                for side, columns in self.columns.items()
-                for number, read in columns.items()
-                if read == name
-            ]
             assert isinstance(table, nn.EmbeddingBag)
-            rows = sum(len(bag.offsets) - 1 for bag in bags)
-            with_it = sum(_rows_with_each(bag, len(table.weight)) for bag in bags)
-            rarity = torch.log((rows + 1) / (with_it + torch.ones(len(table.weight))))
+            read = {
+                side: [met[side].bags[number] for number in columns if columns[number] == name]
+                for side, columns in self.columns.items()
+            }
+            bag = _joined([bag for bags in read.values() for bag in bags])
+            size, rows = len(table.weight), len(bag.offsets) - 1
+            rarity = torch.log((rows + 1) / (_rows_with_each(bag, size) + 1))
             rarity[:FIRST] = 0.0
-            table.weight.mul_((rarity / rarity[FIRST:].mean()).to(table.weight)[:, None])
+            rarity = (rarity / rarity[FIRST:].mean()).to(table.weight)
+            if sum(bool(bags) for bags in read.values()) == 1:
+                table.weight.copy_(_found_together(bag, rarity, table.weight))
+            table.weight.mul_(rarity[:, None])
 
 
 def _table(size: int, dim: int) -> nn.EmbeddingBag:
@@ -101,7 +110,41 @@ def _table(size: int, dim: int) -> nn.EmbeddingBag:
     return table
 
 
+def _found_together(
+    bag: Bag, rarity: Float[Tensor, " C"], like: Float[Tensor, "C D"]
+) -> Float[Tensor, "C D"]:
+    """Of each code the first right singular vectors of the rows' TF-IDF (LSA).
+
+    Codes that stand in the same rows are alike; in the mean they are as long as those given.
+    """
+    rows, size = min(len(bag.offsets) - 1, _MOST_ROWS), len(like)
+    bag = bag.take(torch.linspace(0, len(bag.offsets) - 2, rows).long())
+    owners, codes = owners_of(bag.offsets), bag.codes
+    places, tf_idf = torch.stack([owners, codes]), rarity.cpu()[codes]
+    found = torch.sparse_coo_tensor(
+        places, tf_idf, (rows, size), check_invariants=False
+    ).coalesce()
+    lengths = torch.zeros(rows).index_add_(0, found.indices()[0], found.values().square())
+    found.values().div_(lengths.sqrt_().clamp_(min=1e-9)[found.indices()[0]])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, _, vectors = torch.svd_lowrank(
+            found, q=min(like.shape[1] + _SPARE, rows, size), niter=_ITERATIONS
+        )
+    table = torch.zeros_like(like)
+    kept = vectors[:, : table.shape[1]].to(table)
+    table[:, : kept.shape[1]] = kept
+    return table * (like.square().mean() / table.square().mean().clamp(min=1e-12)).sqrt()
+
+
+def _joined(bags: Sequence[Bag]) -> Bag:
+    """The rows of several bags one after the other, in memory."""
+    lengths = torch.cat([bag.offsets[1:] - bag.offsets[:-1] for bag in bags]).cpu()
+    offsets = torch.cat([lengths.new_zeros(1), torch.cumsum(lengths, 0)])
+    return Bag(torch.cat([bag.codes for bag in bags]).cpu(), offsets)
+
+
 def _rows_with_each(bag: Bag, size: int) -> Float[Tensor, " C"]:
     """In how many rows each code occurs."""
-    pairs = torch.unique(owners_of(bag.offsets.cpu()) * size + bag.codes.cpu())
+    pairs = torch.unique(owners_of(bag.offsets) * size + bag.codes)
     return torch.bincount(pairs % size, minlength=size).float()

@@ -109,7 +109,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         sparse=_is_sparse(config),
     ).to(device)
     if model.words is not None:
-        model.words.weigh({"user": _met(users), "item": _met(items)})
+        model.words.begin({"user": _met(users), "item": _met(items)})
     if loss == "softmax":
         # There it is a temperature, which training would lower to know train by heart.
         model.log_scale.requires_grad_(False)

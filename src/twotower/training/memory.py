@@ -88,7 +88,7 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
         config: with nothing left on "auto".
     """
     model, training = config.model, config.training
-    dim = model.embedding_dim
+    dim = model.dim
     rows_of_tables = size.items * bool(model.item_ids) + size.users * bool(model.user_ids)
     # Texts of users and items with neither ids nor histories have longer embeddings.
     each_word = model.text_dim if model.item_ids else max(model.text_dim, dim)
@@ -119,7 +119,7 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
 def _layers(size: Size, config: Config) -> int:
     """Numbers of the dense layers."""
     model = config.model
-    dim = model.embedding_dim
+    dim = model.dim
     towers = (
         (size.user_width, *model.user_hidden_dims, dim),
         (size.item_width, *model.item_hidden_dims, dim),
@@ -148,12 +148,12 @@ def _step(size: Size, config: Config, history: float) -> dict[str, float]:
     met = rows * history
     items = min(size.items, rows + drawn + met) if source != "all" else size.items
     layers = {
-        "user": size.user_width + 3 * model.embedding_dim + 3 * sum(model.user_hidden_dims),
-        "item": size.item_width + 3 * model.embedding_dim + 3 * sum(model.item_hidden_dims),
+        "user": size.user_width + 3 * model.dim + 3 * sum(model.user_hidden_dims),
+        "item": size.item_width + 3 * model.dim + 3 * sum(model.item_hidden_dims),
     }
     # What a layer made and its gradient.
     towers = 2 * _FLOAT * (rows * layers["user"] + items * layers["item"])
-    towers += met * (2 * _FLOAT * model.embedding_dim + 3 * _ROW)
+    towers += met * (2 * _FLOAT * model.dim + 3 * _ROW)
     is_softmax = training.loss in {"softmax", "in_batch_softmax"}
     logits = 2 * _FLOAT * others * min(_SOFTMAX_ROWS, rows)
     if not is_softmax:

@@ -97,6 +97,9 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         by_features = from_labels or (history == "none" and not user_ids)
         is_told = has_item_features and (not are_items_known or (by_features and not often))
         item_ids = not is_told
+    dim = model.embedding_dim
+    if dim == "auto":
+        dim = 128 if item_ids or from_labels else 512
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" and from_labels else "ndcg"
@@ -107,11 +110,13 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         beside_ids = loss == "softmax" and history != "transformer" and bool(item_ids)
         rate = 2e-4 if beside_ids else 1e-3
     if embedding_rate == "auto":
-        embedding_rate = 3e-3 if loss == "softmax" and item_ids else 10 * rate
+        embedding_rate = 3e-3 if loss == "softmax" else 10 * rate
     temperature = model.temperature
     if temperature == "auto":
         at_first = 0.2 if loss == "bce" else 0.1
-        temperature = _temperature(train) if loss == "softmax" else at_first
+        if loss == "softmax":
+            at_first = (0.75 if item_ids else 0.6) / _log_sparseness(train)
+        temperature = at_first
     popularity = model.popularity
     if popularity == "auto" and not (item_bias and stop == "ndcg"):
         popularity = 0.0
@@ -143,6 +148,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         update={
             "model": model.model_copy(
                 update={
+                    "embedding_dim": dim,
                     "history": history,
                     "history_dropout": history_dropout,
                     "temperature": temperature,
@@ -165,12 +171,15 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     )
 
 
-def _temperature(train: Interactions) -> float:
-    """By which a score of 0.75 makes an average user's items as likely as all that score 0."""
+def _log_sparseness(train: Interactions) -> float:
+    """The log of items an item that an average user likes.
+
+    A temperature of a score over this makes what has that score as likely as all that has 0.
+    """
     positives = train.positives()
     num_items = len(rows_met(positives.item_rows))
     sparseness = num_items / max(_rows_each(positives.user_rows), 1.0)
-    return float(0.75 / np.log(max(sparseness, np.exp(2.0))))
+    return float(np.log(max(sparseness, np.exp(2.0))))
 
 
 def tell_something(entities: Entities, rows: np.ndarray, model: ModelConfig) -> bool:

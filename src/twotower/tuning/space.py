@@ -328,8 +328,8 @@ def _scale_rate(hand: _Hand, name: str) -> None:
 def value_of(config: Config, name: str) -> Any:
     """A setting by its name.
 
-    >>> value_of(Config(), "model.embedding_dim")
-    128
+    >>> value_of(Config(), "model.text_dim")
+    64
     """
     section, key = name.split(".")
     return getattr(getattr(config, section), key)
