@@ -5,10 +5,11 @@ One axis grows at a time and all else stays. The jobs: a training step (ids, fea
 exactly; and, for rows, from Parquet on disk to the first step and the steps after it. Each
 measurement is a fresh process; sizes of an axis take turns, several rounds.
 
-    python -m benchmarks.growing [AXIS ...] [--rounds N] [--into FOLDER]
+    python -m benchmarks.growing [AXIS ...] [--rounds N] [--kept FILE] [--picture FILE]
 
-Measurements are kept in FOLDER/growth.json, and those that are there are not made again: what
-was stopped goes on, and one more size costs only itself. Drawing wants matplotlib.
+Measurements are kept as JSON, and those that are there are not made again: what was stopped
+goes on, one more size costs only itself, and without the file all is measured anew. Drawing
+wants matplotlib (extra ``bench``).
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ import torch
 
 from benchmarks.loading import peak_gib, write_world
 
+HERE = Path(__file__).parent
 BATCH, K, SECONDS = 8192, 100, 3.0
-# Products of a ranking; so many users that a size takes about as long as another.
-RANKED = 2**36
+# Products of a call that ranks: of so many users that calls take about as long.
+RANKED = 2**34
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,11 @@ def rank(size: Size) -> tuple[float, float]:
     index = ExactIndex(torch.randn(size.items, size.dimension))
     users = torch.randn(many, size.dimension)
     index.search(users[:64], K)
-    started = time.perf_counter()
-    index.search(users, K)
-    return many / (time.perf_counter() - started), peak_gib()
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < SECONDS:
+        index.search(users, K)
+        done += many
+    return done / (time.perf_counter() - started), peak_gib()
 
 
 class _Enough(BaseException):
@@ -213,16 +217,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("axes", nargs="*", default=list(AXES), help=", ".join(AXES))
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--into", type=Path, default=Path("docs/growth"))
+    arguments.add_argument("--kept", type=Path, default=HERE / "results" / "growing.json")
+    arguments.add_argument("--picture", type=Path, default=HERE.parent / "docs" / "growth.svg")
     arguments.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.measure:
         axis, job, number, data = given.measure
         print(json.dumps(asdict(measure(axis, job, int(number), data))))
         return
-    kept = given.into / "growth.json"
+    kept: Path = given.kept
     points = [Point(**p) for p in json.loads(kept.read_text())] if kept.exists() else []
-    given.into.mkdir(parents=True, exist_ok=True)
     for axis, job, size in missing(given.axes, given.rounds, points[:]):
         print(f"{axis} {size:,}: {WORDS[job]} ...", file=sys.stderr, flush=True)
         points.append(measured(axis, job, size))
@@ -233,7 +237,7 @@ def main() -> None:
     print(table(points))
     from benchmarks.growing_picture import draw
 
-    draw(points, given.into / "growth.svg")
+    draw(points, given.picture)
 
 
 if __name__ == "__main__":
