@@ -19,8 +19,8 @@ from twotower.config import DataConfig
 from twotower.data.memory import available_bytes
 from twotower.errors import DataError
 
-# With less the engine can not do anything.
-_LEAST_BYTES = 2**27
+# With less the engine can not do anything; nor can a thread of several, which all take theirs.
+_LEAST_BYTES, _THREAD_BYTES = 2**27, 2**28
 READERS: Mapping[str, str] = {
     ".parquet": "read_parquet({files}",
     ".pq": "read_parquet({files}",
@@ -77,6 +77,8 @@ def connect() -> duckdb.DuckDBPyConnection:
     engine = duckdb.connect()
     half = max(available_bytes(DataConfig()) // 2, _LEAST_BYTES)
     engine.execute(f"SET memory_limit = '{half // 2**20}MiB'")
+    threads = min(max(half // _THREAD_BYTES, 1), os.cpu_count() or 1)
+    engine.execute(f"SET threads = {threads}")
     engine.execute(
         f"SET temp_directory = {literal(str(Path(gettempdir()) / f'twotower-{os.getpid()}'))}"
     )
@@ -122,6 +124,11 @@ def arrays(engine: duckdb.DuckDBPyConnection, sql: str, source: str) -> dict[str
 def _complaint(error: Exception) -> str:
     first = next(iter(str(error).splitlines()), type(error).__name__)
     first = re.sub(r"^[A-Za-z ]*Error: ?", "", first).strip()
+    if isinstance(error, duckdb.OutOfMemoryException) or "bad allocation" in first:
+        return (
+            f"memory does not suffice to read it ({first}); raise the limit, leave out old "
+            "interactions, or name fewer columns"
+        )
     return f"can not be read ({first}); is the file whole and of the format its name says?"
 
 
