@@ -17,10 +17,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.loading import ITEMS, USERS, write_world
+from benchmarks.loading import write_world
 
-# Of a row: user, item, label and time.
-ROW_BYTES = 20
+USERS, ITEMS = 100_000, 20_000
+# Of a row: user, item, label, weight, rating and time.
+ROW_BYTES = 28
 BATCHES = {"bce": 65536, "in_batch_softmax": 256}
 MODEL = {
     "embedding_dim": 8,
@@ -95,9 +96,9 @@ def main() -> None:
     print("| | seconds to the first step | to the end | resident at most, GiB |")
     print("|---|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory(dir=given.keep) as scratch:
-        world = (given.keep or Path(scratch)) / f"{rows}-labels"
+        world = (given.keep or Path(scratch)) / f"{rows}-wide"
         if not (world / "interactions.parquet").exists():
-            write_world(world, rows, labels=True)
+            write_world(world, rows, num_users=USERS, num_items=ITEMS, labels=True, wide=True)
         for which in ("first", "second"):
             line = ["-m", "benchmarks.limited", "--measure", str(world), scratch]
             out = subprocess.run(
