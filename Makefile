@@ -34,13 +34,20 @@ check: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv
+# Peers: those of the extra beside us, TensorFlow in an environment of its own.
+bench: .venv .venv-tfrs
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks
+
+.venv-tfrs: benchmarks/tfrs.txt
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check -r benchmarks/tfrs.txt
+	touch $@
 
 format: .venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tfrs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
     python -m benchmarks [NAME ...] [--into FILE]
 
 Holdout and features need public data sets (``TWOTOWER_DATA``), serving needs wrk; else they are
-left out.
+left out. Training stands beside TensorFlow Recommenders where ``make .venv-tfrs`` was run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
+TFRS = HERE.parent / ".venv-tfrs" / "bin" / "python"
 COMMANDS = {
     "generate": ["generate"],
     "loading": ["loading"],
@@ -30,7 +31,12 @@ COMMANDS = {
     "ranking": ["ranking"],
     "ranking_1m": ["ranking", "--items", "1000000", "--users", "1000", "--rounds", "3"],
     "ranking_file": ["ranking", "--file", "--users", "100000"],
-    "throughput": ["throughput"],
+    "throughput": ["throughput", *(["--tfrs", str(TFRS)] if TFRS.exists() else [])],
+    "tables": ["tables"],
+    "tables_memory": ["tables", "--memory"],
+    "limited": ["limited"],
+    "growing": ["growing"],
+    "room": ["room"],
     "approximate": ["approximate"],
     "approximate_1m": ["approximate", "--items", "1000000", "--rounds", "3"],
     "holdout": ["holdout", "--seeds", "42", "43"],

@@ -61,7 +61,7 @@ def measure(name: str) -> None:
     )
     planned = pipeline.plan(tables, config, Watch())
     [settled] = planned.contenders
-    size = Size.of(planned.dataset, planned.parts)
+    size = Size.of(planned.dataset, planned.parts, has_folder=False)
     before = peak()
     learned = learn(
         planned.dataset, planned.parts.train, settled, lambda _: {"val": 1.0}, metric="val"

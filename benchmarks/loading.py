@@ -101,25 +101,37 @@ def peak_gib() -> float:
 
 
 def write_world(
-    into: Path, num_interactions: int, *, texts: bool = False, labels: bool = False
+    into: Path,
+    num_interactions: int,
+    *,
+    num_users: int = USERS,
+    num_items: int = ITEMS,
+    texts: bool = False,
+    labels: bool = False,
+    wide: bool = False,
 ) -> None:
-    """The same rows for the same size, whatever the threads."""
+    """The same rows for the same size, whatever the threads.
+
+    Args:
+        wide: with a weight and a rating as well.
+    """
     users, items = ("'u' || {}", "'i' || {}") if texts else ("{} * 3 + 7", "{} * 5 + 1")
     share = "(hash({}) / 18446744073709551616.0)"
     tables = {
         "users": f"""SELECT {users.format("n")} AS user_id, 18 + hash(n, 1) % 60 AS age,
             'c' || (hash(n, 2) % 40)::VARCHAR AS country,
-            'p' || (hash(n, 3) % 3)::VARCHAR AS plan FROM range({USERS}) AS t(n)""",
+            'p' || (hash(n, 3) % 3)::VARCHAR AS plan FROM range({num_users}) AS t(n)""",
         "items": f"""SELECT {items.format("n")} AS item_id,
             round(exp(4 * {share.format("n, 4")}), 2) AS price,
             'k' || (hash(n, 5) % 200)::VARCHAR AS kind,
             TIMESTAMP '2020-01-01' + to_days((hash(n, 6) % 1500)::INTEGER) AS published
-            FROM range({ITEMS}) AS t(n)""",
+            FROM range({num_items}) AS t(n)""",
         "interactions": f"""SELECT {users.format("u")} AS user_id,
             {items.format("i")} AS item_id, t AS timestamp
-            {", hash(u, i, 9) % 2 AS label" if labels else ""} FROM (
-            SELECT hash(n, 7) % {USERS} AS u,
-            floor({ITEMS} * pow({share.format("n, 8")}, 2.5))::BIGINT AS i,
+            {", hash(u, i, 9) % 2 AS label" if labels else ""}
+            {", 1.0 + hash(u, i, 10) % 4 AS weight, hash(u, i, 11) % 5 AS rating" * wide} FROM (
+            SELECT hash(n, 7) % {num_users} AS u,
+            floor({num_items} * pow({share.format("n, 8")}, 2.5))::BIGINT AS i,
             TIMESTAMP '2024-01-01' + to_seconds(n * {31_000_000 / num_interactions}) AS t
             FROM range({num_interactions}) AS t(n))""",
     }

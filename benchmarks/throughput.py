@@ -62,26 +62,29 @@ class Ours:
     config: Config
     learned: Learned
     objective: Objective
+    optimizers: Optimizers
     positives: int
 
     @classmethod
-    def of(cls, world: World, loss: str, rows: int, **training: Any) -> Ours:
+    def of(cls, world: World, loss: str, rows: int, *, dim: int = DIM, **training: Any) -> Ours:
         dataset, train = dataset_of(world)
         positives = rows if loss == "in_batch_softmax" else rows // 2
-        config = config_of(loss, positives, dataset, train, **training)
-        return cls(config, *prepare(dataset, train, config), positives)
+        config = config_of(loss, positives, dataset, train, dim=dim, **training)
+        learned, objective = prepare(dataset, train, config)
+        lazy = config.training.negatives_from != "all"
+        optimizers = Optimizers(learned.model, config.training, lazy=lazy)
+        return cls(config, learned, objective, optimizers, positives)
 
     def training(self) -> Contestant:
         """The training loop as it is, an epoch begun anew in each turn."""
         model = self.learned.model
-        optimizers = Optimizers(model, self.config.training, lazy=True)
 
         def run(seconds: float) -> float:
             return _speed(
                 lambda tell: epochs(
                     model,
                     self.objective,
-                    optimizers,
+                    self.optimizers,
                     lambda _: {},
                     batch_size=self.positives,
                     better=lambda _new, _old: False,

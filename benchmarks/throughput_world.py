@@ -34,17 +34,30 @@ class World:
     item_rows: np.ndarray
 
 
-def make(num_users: int, num_items: int, num_pairs: int, *, seed: int = 0) -> World:
+def make(
+    num_users: int,
+    num_items: int,
+    num_pairs: int,
+    *,
+    user_features: tuple[int, ...] = USER_FEATURES,
+    item_features: tuple[int, ...] = ITEM_FEATURES,
+    even: bool = False,
+    seed: int = 0,
+) -> World:
     """Users differ in how much they do, and items in how often they are met, as a rule does.
 
     An item's chance falls with the 0.8th power of its rank; a user's follows a log-normal law.
+
+    Args:
+        user_features, item_features: distinct values of each.
+        even: everybody does as much, and all items are met alike.
     """
     rng = np.random.default_rng(seed)
-    activity = np.exp(rng.normal(0.0, 1.0, num_users))
-    popularity = (np.arange(num_items) + 10.0) ** -0.8
+    activity = np.exp(rng.normal(0.0, 0.0 if even else 1.0, num_users))
+    popularity = (np.arange(num_items) + 10.0) ** (0.0 if even else -0.8)
     return World(
-        _codes(num_users, USER_FEATURES, rng),
-        _codes(num_items, ITEM_FEATURES, rng),
+        _codes(num_users, user_features, rng),
+        _codes(num_items, item_features, rng),
         _drawn(activity, num_pairs, rng),
         rng.permutation(num_items)[_drawn(popularity, num_pairs, rng) - 1].astype(np.int32) + 1,
     )
@@ -80,13 +93,19 @@ def _entities(codes: np.ndarray) -> Entities:
 
 
 def config_of(
-    loss: str, batch_size: int, dataset: Dataset, train: Interactions, **training: object
+    loss: str,
+    batch_size: int,
+    dataset: Dataset,
+    train: Interactions,
+    *,
+    dim: int = DIM,
+    **training: object,
 ) -> Config:
     """The settings of a contestant, with nothing left on "auto"."""
     source = "in_batch" if loss == "in_batch_softmax" else "one"
     settings = {
         "model": {
-            "embedding_dim": DIM,
+            "embedding_dim": dim,
             "user_hidden_dims": list(HIDDEN),
             "item_hidden_dims": list(HIDDEN),
             "category_dim": CATEGORY_DIM,

@@ -156,7 +156,7 @@ def plan(source: Any, config: Config, watch: Watch, *, beside: Path | None = Non
     parts = split(dataset, config.data, seed=config.training.seed)
     settings = contenders(config, dataset, parts)
     for each in settings:
-        require_room(Size.of(dataset, parts), each)
+        require_room(Size.of(dataset, parts, has_folder=beside is not None), each)
     loss = settings[0].training.loss
     kinds = {column.kind for column in dataset.columns.values()}
     if "rating" in kinds and "label" not in kinds and config.data.rating_threshold is None:

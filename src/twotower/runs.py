@@ -103,9 +103,8 @@ def _write(
     _write_json(place / "history.json", recommender.history)
     _write_json(place / "encoders" / "users.json", recommender.user_encoders.to_json())
     _write_json(place / "encoders" / "items.json", recommender.item_encoders.to_json())
-    weights = {
-        name: value.contiguous() for name, value in recommender.model.state_dict().items()
-    }
+    state = recommender.model.state_dict()
+    weights = {name: value.contiguous() for name, value in state.items()}
     save_file(weights, str(place / "model.safetensors"))
     for name, ids, values in (
         ("users", recommender.users, recommender.user_values),
@@ -113,9 +112,8 @@ def _write(
     ):
         # Vectors are not for showing, and a table of them would be the largest file.
         shown = {column: each for column, each in values.items() if each.ndim == 1}
-        write_parquet(
-            {ids.column: ids.values, **shown}, place / "embeddings" / f"{name}.parquet"
-        )
+        table = place / "embeddings" / f"{name}.parquet"
+        write_parquet({ids.column: ids.values, **shown}, table)
     vectors = {
         "users": recommender.user_vectors.contiguous(),
         "items": recommender.item_vectors.contiguous(),
@@ -134,8 +132,10 @@ def _write(
     }
     save_file(rows, str(place / "embeddings" / "rows.safetensors"))
     # Where all that was met is liked, both are one array, and a file holds none twice.
+    is_one = np.may_share_memory(recommender.seen.items, recommender.liked.items)
+    as_tensor = torch.tensor if is_one else torch.from_numpy
     met = {
-        f"{name}_{part}": torch.tensor(array)
+        f"{name}_{part}": as_tensor(array)
         for name, each in (("seen", recommender.seen), ("liked", recommender.liked))
         for part, array in (("offsets", each.offsets), ("items", each.items))
     }

@@ -124,6 +124,11 @@ def test_parts_of_one_array_are_put_together_without_a_copy() -> None:
     assert whole.labels.tolist() == [1.0, 1.0, 1.0]
     assert turned.item_rows.tolist() == [5, 6, 4]
     assert whole.labels.strides == (0,)
+    # Nor where one of them was put together before.
+    first, second, third = (met.take(slice(n, n + 1)) for n in range(3))
+    again = first.followed_by(second).followed_by(third)
+    assert np.shares_memory(again.user_rows, met.user_rows)
+    assert again.item_rows.tolist() == [4, 5, 6]
 
 
 def test_a_history_counts_for_more_or_fewer_users_than_it_was_made_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -47,9 +48,13 @@ def test_what_is_to_be_found_is_what_was_held_out_less_what_was_seen(
     assert held.is_warm.tolist() == [user in trained_on for user in sorted(expected)]
 
 
-@given(pairs_of.filter(bool), pairs_of, st.integers(1, ITEMS), st.integers(0, 99))
+# All users together, or one after another.
+at_once = st.sampled_from([1 << 20, 1])
+
+
+@given(pairs_of.filter(bool), pairs_of, st.integers(1, ITEMS), st.integers(0, 99), at_once)
 def test_a_ranking_holds_the_best_of_what_was_not_seen_and_may_be_recommended(
-    test: list[tuple[int, int]], train: list[tuple[int, int]], k: int, seed: int
+    test: list[tuple[int, int]], train: list[tuple[int, int]], k: int, seed: int, at_once: int
 ) -> None:
     seen = histories(log(train), num_users=USERS)
     held = ev.held_out(log(test), seen)
@@ -57,7 +62,8 @@ def test_a_ranking_holds_the_best_of_what_was_not_seen_and_may_be_recommended(
     items = torch.randn((ITEMS, 4), generator=rng)
     may_be = torch.rand(ITEMS, generator=rng) < 0.7
     users = torch.randn((len(held), 4), generator=rng)
-    ranked = ev.rank(lambda part: users[part] @ items.T, held, seen, k, is_candidate=may_be)
+    with patch.object(ev, "_SEEN_AT_ONCE", at_once):
+        ranked = ev.rank(lambda part: users[part] @ items.T, held, seen, k, is_candidate=may_be)
     for row, user in enumerate(held.user_rows.tolist()):
         score = {item: float(users[row] @ items[item - 1]) for item in range(1, ITEMS + 1)}
         fresh = [i for i in score if may_be[i - 1] and (user, i) not in train]
@@ -135,7 +141,11 @@ def test_two_models_are_compared_user_by_user() -> None:
     assert difference == pytest.approx({"mean": 0.01, "low": 0.01, "high": 0.01})
 
 
-def test_beyond_accuracy_tells_how_much_is_shown_and_how_popular_it_is() -> None:
+@pytest.mark.parametrize("at_once", [1 << 20, 1])
+def test_beyond_accuracy_tells_how_much_is_shown_and_how_popular_it_is(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ev, "_SEEN_AT_ONCE", at_once)
     seen = histories(log([(1, 1), (2, 1), (2, 2)]), num_users=3)
     held = ev.held_out(log([(1, 3), (2, 3)]), seen)
     # Item 1 was met twice and item 2 once; the users' own average 2 and 1.5.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from safetensors.torch import save_file
 from processes import files_no_larger_than
 from twotower.errors import RunError
 from twotower.model.two_tower import TwoTower
-from twotower.training.checkpoint import load_checkpoint, save_checkpoint
+from twotower.training import checkpoint
+from twotower.training.checkpoint import keeping, load_checkpoint, save_checkpoint
 from twotower.training.learn import prepare
 from twotower.training.loop import Optimizers, Progress, epochs
 from worlds import planned
@@ -53,14 +56,18 @@ def is_untouched(model: TwoTower, optimizers: Optimizers) -> bool:
     return not any(state) and all(torch.equal(now[n], w) for n, w in start().items())
 
 
-def test_all_that_a_training_is_comes_back_from_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [False, True], ids=["the best is the last", "it is not"])
+def test_all_that_a_training_is_comes_back_from_its_file(later: bool, tmp_path: Path) -> None:
     path = tmp_path / "state"
     model, optimizers, progress = trained()
+    if later:
+        progress = replace(progress, epoch=2)
+        model.item_bias.weight.data += 1
     save_checkpoint(path, model, optimizers, progress, of="this")
     again, their = fresh()
     loaded = load_checkpoint(path, again, their, of="this")
     assert loaded is not None
-    assert (loaded.epoch, loaded.history) == (1, progress.history)
+    assert (loaded.epoch, loaded.history) == (progress.epoch, progress.history)
     assert loaded.best_weights is not None
     assert progress.best_weights is not None
     assert loaded.best_epoch == progress.best_epoch
@@ -76,6 +83,56 @@ def test_all_that_a_training_is_comes_back_from_its_file(tmp_path: Path) -> None
                 assert torch.equal(torch.as_tensor(after[number][name]), torch.as_tensor(value))
     # And nothing else lies beside it.
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
+
+
+def test_the_best_weights_are_written_once_where_the_model_has_them(tmp_path: Path) -> None:
+    model, optimizers, progress = trained()
+    save_checkpoint(tmp_path / "once", model, optimizers, progress, of="this")
+    twice = replace(progress, epoch=2)
+    save_checkpoint(tmp_path / "twice", model, optimizers, twice, of="this")
+    once, twice_size = ((tmp_path / name).stat().st_size for name in ("once", "twice"))
+    assert twice_size - once >= sum(weight.nbytes for weight in model.state_dict().values())
+
+
+@pytest.fixture
+def many_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "LARGE", 64)
+
+
+def files_mapped_at(address: int) -> Iterator[str]:
+    """The file, if any, that lies at an address of this process."""
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+        if begin <= address < end:
+            yield from line.split()[5:6]
+
+
+@pytest.mark.usefixtures("many_are_large")
+def test_large_tables_of_the_best_weights_wait_in_a_file_without_a_name(tmp_path: Path) -> None:
+    model, _ = fresh()
+    kept = keeping(tmp_path)(model)
+    assert list(tmp_path.iterdir()) == []
+    large = {name for name, weight in kept.items() if weight.nbytes >= 64}
+    assert "item_features.id_table.weight" in large
+    for name, weight in kept.items():
+        is_in_file = [*files_mapped_at(weight.data_ptr())][:1] != []
+        assert not (name in large and not is_in_file)
+        assert torch.equal(weight, model.state_dict()[name])
+    # Later steps do not move them.
+    table = kept["item_features.id_table.weight"].clone()
+    with torch.no_grad():
+        model.item_features.id_table.weight.add_(1)  # type: ignore[union-attr]
+    assert torch.equal(kept["item_features.id_table.weight"], table)
+
+
+@pytest.mark.usefixtures("many_are_large")
+def test_without_room_for_the_best_weights_the_error_says_so(tmp_path: Path) -> None:
+    with (
+        files_no_larger_than(200),
+        pytest.raises(RunError, match=r"the best weights can not be written"),
+    ):
+        keeping(tmp_path)(fresh()[0])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_training_does_not_go_on_from_it(tmp_path: Path) -> None:

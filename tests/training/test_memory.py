@@ -137,6 +137,17 @@ def test_words_that_stand_in_for_ids_take_as_much_as_ids_would() -> None:
     assert parts[1] > parts[0] + 0.9 * 16_384 * (512 - 64) * 4 * 4
 
 
+def test_with_a_folder_for_the_best_weights_a_large_table_is_there_three_times() -> None:
+    taken = [
+        sum(bytes_to_train(replace(SHOP, items=items, has_folder=there), settings()).values())
+        for items in (10_000, 10_000_000)
+        for there in (False, True)
+    ]
+    # A small one is copied in memory all the same.
+    assert taken[0] == taken[1]
+    assert taken[2] - taken[3] == 10_000_000 * settings().model.embedding_dim * 4
+
+
 def test_an_id_column_of_100_m_distinct_values_is_refused_before_it_is_read() -> None:
     parts = bytes_to_read(
         num_interactions=100_000_000,

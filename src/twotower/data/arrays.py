@@ -41,6 +41,14 @@ def room_for(size: int, dtype: Any, beside: np.ndarray | Path | None) -> np.ndar
         return np.memmap(file.name, dtype, "r+", shape=(size,))
 
 
+def written(values: np.ndarray, folder: Path) -> np.ndarray:
+    """The same values mapped from a file in that folder, which goes when the array does."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        # Written and not copied into a map, whose pages would be this process's until they are.
+        np.ascontiguousarray(values).tofile(file.file)
+        return np.memmap(file.name, values.dtype, "r+", shape=values.shape)
+
+
 def is_ascending(values: np.ndarray) -> bool:
     """Whether no value is smaller than the one before."""
     last = len(values) - 1

@@ -19,8 +19,9 @@ from twotower.config import DataConfig
 from twotower.data.memory import available_bytes
 from twotower.errors import DataError
 
-# With less the engine can not do anything.
-_LEAST_BYTES = 2**27
+# With less the engine can not do anything; nor can a thread of several, which all take theirs;
+# and it takes more than it counts.
+_LEAST_BYTES, _THREAD_BYTES, _UNCOUNTED_BYTES = 2**27, 2**28, 2**27
 READERS: Mapping[str, str] = {
     ".parquet": "read_parquet({files}",
     ".pq": "read_parquet({files}",
@@ -72,11 +73,15 @@ class Table:
 def connect() -> duckdb.DuckDBPyConnection:
     """A private engine in memory: silent, and in UTC wherever the machine stands.
 
-    It takes half of what is free, and goes on on the disk.
+    It takes a quarter of what is free, and goes on on the disk: of what it took it gives memory
+    back when it is closed, but not the addresses, and a limit of the shell counts those.
     """
     engine = duckdb.connect()
-    half = max(available_bytes(DataConfig()) // 2, _LEAST_BYTES)
-    engine.execute(f"SET memory_limit = '{half // 2**20}MiB'")
+    free = available_bytes(DataConfig()) - _UNCOUNTED_BYTES
+    most = max(free // 4, _LEAST_BYTES)
+    engine.execute(f"SET memory_limit = '{most // 2**20}MiB'")
+    threads = min(max(most // _THREAD_BYTES, 1), os.cpu_count() or 1)
+    engine.execute(f"SET threads = {threads}")
     engine.execute(
         f"SET temp_directory = {literal(str(Path(gettempdir()) / f'twotower-{os.getpid()}'))}"
     )
@@ -122,6 +127,11 @@ def arrays(engine: duckdb.DuckDBPyConnection, sql: str, source: str) -> dict[str
 def _complaint(error: Exception) -> str:
     first = next(iter(str(error).splitlines()), type(error).__name__)
     first = re.sub(r"^[A-Za-z ]*Error: ?", "", first).strip()
+    if isinstance(error, duckdb.OutOfMemoryException) or "bad allocation" in first:
+        return (
+            f"memory does not suffice to read it ({first}); raise the limit, leave out old "
+            "interactions, or name fewer columns"
+        )
     return f"can not be read ({first}); is the file whole and of the format its name says?"
 
 

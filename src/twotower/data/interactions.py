@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
@@ -84,7 +85,7 @@ def _both(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None
 def _joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Two arrays end to end; without a copy where they are parts of one, end to end."""
     begins, follows = (array.__array_interface__["data"][0] for array in (one, other))
-    is_whole = one.base is not None and one.base is other.base
+    is_whole = _owner(one) is _owner(other)
     if is_whole and one.strides == other.strides == (one.itemsize,):
         if begins + one.nbytes == follows:
             shape = (len(one) + len(other),)
@@ -92,6 +93,13 @@ def _joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     elif is_whole and one.strides == other.strides == (0,):
         return np.broadcast_to(one[:1], (len(one) + len(other),))
     return np.concatenate([one, other])
+
+
+def _owner(array: Any) -> Any:
+    """Whose memory an array is a part of."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
 
 
 def likes(count: int) -> Float32[np.ndarray, " N"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Shaped
 
+from twotower.data.arrays import blocks, counts_of
 from twotower.data.entities import Entities
 from twotower.data.interactions import Interactions
 
@@ -23,7 +24,7 @@ def leak_suspects(entities: Entities, rows: np.ndarray, met: Interactions) -> di
         Column name -> what it follows and how closely.
     """
     size = len(entities) + 1
-    counts = np.bincount(rows, minlength=size)[1:].astype(np.float64)
+    counts = counts_of(rows, size)[1:].astype(np.float64)
     said = {"number of interactions": counts, "mean label": _means(rows, met.labels, size)}
     if met.ratings is not None:
         said["mean rating"] = _means(rows, met.ratings, size)
@@ -42,10 +43,13 @@ def _means(
     rows: np.ndarray, values: Float[np.ndarray, " N"], size: int
 ) -> Float64[np.ndarray, " E"]:
     """The mean of each row's values, NaN where it has none."""
-    there = ~np.isnan(values)
-    sums = np.bincount(rows[there], values[there], minlength=size)[1:]
-    counts = np.bincount(rows[there], minlength=size)[1:]
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    sums, counts = np.zeros(size), np.zeros(size)
+    for part in blocks(len(rows)):
+        there = ~np.isnan(values[part])
+        whose = rows[part][there]
+        sums += np.bincount(whose, values[part][there], minlength=size)
+        counts += np.bincount(whose, minlength=size)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)[1:]
 
 
 def likeness(one: Float[np.ndarray, " E"], other: Float[np.ndarray, " E"]) -> float:

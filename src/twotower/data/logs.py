@@ -33,6 +33,8 @@ from twotower.data.schema import (
 from twotower.errors import DataError
 
 Logs = Mapping[str, Table]
+# Rows that the engine hands over at once: it holds them twice.
+_FETCHED = 1 << 18
 _TYPES = {
     "user_row": np.int32,
     "item_row": np.int32,
@@ -266,7 +268,7 @@ def _in_order_of_rows(log: Table, into: Path | None) -> dict[str, np.ndarray]:
     values = {name: room_for(log.num_rows, _TYPES[name], into) for name in names}
     count = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
     is_there = np.zeros(log.num_rows if count < log.num_rows else 0, bool)
-    for part in blocks(count):
+    for part in blocks(count, _FETCHED):
         piece = f"FROM {made} WHERE rowid >= {part.start} AND rowid < {part.stop}"
         found = engine.arrays(log.engine, piece, log.source)
         places = np.ma.getdata(found["place"]) - 1

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from twotower.data.arrays import rows_met
 from twotower.data.interactions import Interactions
 from twotower.data.leaks import leak_suspects
 from twotower.data.splits import Split
@@ -97,7 +98,7 @@ def _unknown(known: Interactions, parts: Split) -> Iterator[str]:
         ("users", parts.test.user_rows, known.user_rows),
         ("items", parts.test.item_rows, known.item_rows),
     ):
-        share = float((~np.isin(rows, there)).mean()) if len(rows) else 0.0
+        share = float((~np.isin(rows, rows_met(there))).mean()) if len(rows) else 0.0
         if share > 0.2 and not parts.name.startswith("cold"):
             yield (
                 f"{share:.0%} of test interactions are with {what} that training never met; "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from twotower.config import Config, TrainingConfig
+from twotower.data.arrays import rows_met
 from twotower.data.interactions import Histories, Interactions, histories, offsets_of
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
@@ -136,7 +137,7 @@ def _guessing(training: TrainingConfig, parts: Split) -> float:
     loss, is_usual = training.loss, training.log_q in {"auto", "corrected"}
     liked = float(parts.train.labels.mean())
     if loss == "softmax" and is_usual:
-        return float(np.log(len(np.unique(parts.train.positives().item_rows))))
+        return float(np.log(len(rows_met(parts.train.positives().item_rows))))
     from_labels = training.negatives_from in {"auto", "labels"}
     if loss == "bce" and from_labels and 0 < liked < 1:
         return float(-liked * np.log(liked) - (1 - liked) * np.log(1 - liked))

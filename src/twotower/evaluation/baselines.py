@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from twotower.data.arrays import counts_of
 from twotower.data.interactions import Interactions
 from twotower.evaluation.rankers import Factors, ItemToItem
 
@@ -29,7 +30,7 @@ def popularity(met: Interactions, *, num_users: int, num_items: int) -> Factors:
         num_users, num_items: rows, row 0 included, here and below.
     """
     start = time.perf_counter()
-    counts = np.bincount(met.item_rows, minlength=num_items).astype(np.float32)
+    counts = counts_of(met.item_rows, num_items).astype(np.float32)
     return _same_for_all("popularity", counts, num_users, {}, start)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
-from twotower.data.arrays import distinct, rows_met
-from twotower.data.interactions import Histories, Interactions
+from twotower.data.arrays import blocks_of_groups, counts_of, distinct, rows_met
+from twotower.data.interactions import Histories, Interactions, offsets_of
 from twotower.evaluation.intervals import bootstrap_means, paired_difference
 from twotower.evaluation.metrics import (
     RANKING_METRICS,
@@ -28,6 +28,8 @@ from twotower.training.sampling import PositivePairs
 
 # Below this many users an interval is so wide that a comparison says nothing.
 FEW_USERS = 200
+# Seen items that are looked at together.
+_SEEN_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,24 @@ def rank(
         scores_of: some of the held-out users -> their scores of all items, row 0 left out.
         is_candidate: which items may be recommended, row 0 left out.
     """
-    items, owners = seen.pack(held.user_rows)
-    positions, _ = top_k(
-        scores_of,
-        len(held),
-        len(is_candidate),
-        k,
-        is_candidate=is_candidate,
-        excluded_items=torch.from_numpy(items.astype(np.int64)) - 1,
-        excluded_owners=torch.from_numpy(owners),
-    )
-    found = positions.numpy()
-    return np.where(found < 0, -1, found + 1)
+    found = [np.empty((0, min(k, len(is_candidate))), np.int64)]
+    for users, items, owners in _some_at_a_time(held, seen):
+
+        def scores(part: slice, begin: int = users.start) -> Float32[Tensor, "b I"]:
+            return scores_of(slice(begin + part.start, begin + part.stop))
+
+        positions, _ = top_k(
+            scores,
+            users.stop - users.start,
+            len(is_candidate),
+            k,
+            is_candidate=is_candidate,
+            excluded_items=torch.from_numpy(items.astype(np.int64)) - 1,
+            excluded_owners=torch.from_numpy(owners),
+        )
+        found.append(positions.numpy())
+    rows = np.concatenate(found)
+    return np.where(rows < 0, -1, rows + 1)
 
 
 def each_ndcg(
@@ -174,14 +182,28 @@ def beyond_accuracy(
     recommended: Int64[np.ndarray, "U K"], held: HeldOut, seen: Histories, num_items: int
 ) -> dict[str, float]:
     """Coverage and popularity bias of lists cut at their length."""
-    items, owners = seen.pack(held.user_rows)
-    counts = np.bincount(seen.items, minlength=num_items + 1)
+    counts = counts_of(seen.items, num_items + 1)
+    consumed = np.full(len(held), np.nan)
+    for users, items, owners in _some_at_a_time(held, seen):
+        lengths = np.bincount(owners, minlength=users.stop - users.start)
+        sums = np.bincount(owners, counts[items], minlength=len(lengths))
+        np.divide(sums, lengths, out=consumed[users], where=lengths > 0)
     values = {"coverage": coverage(recommended, num_items)}
-    if counts[items].any() and (recommended >= 0).any():
-        values["popularity_bias"] = popularity_bias(
-            recommended, owners, items.astype(np.int64), counts
-        )
+    if np.nansum(consumed) and (recommended >= 0).any():
+        values["popularity_bias"] = popularity_bias(recommended, consumed, counts)
     return values
+
+
+def _some_at_a_time(
+    held: HeldOut, seen: Histories
+) -> Iterator[tuple[slice, Int32[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
+    """Some held-out users, what they have seen, and whose each is: a place among them.
+
+    All together may have seen more than memory holds.
+    """
+    offsets = offsets_of(seen.lengths()[held.user_rows])
+    for first, last in blocks_of_groups(offsets, _SEEN_AT_ONCE):
+        yield slice(first, last), *seen.pack(held.user_rows[first:last])
 
 
 def label_metrics(

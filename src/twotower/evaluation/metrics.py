@@ -174,8 +174,7 @@ def gini(recommended: Int[np.ndarray, "U K"], num_items: int) -> float:
 
 def popularity_bias(
     recommended: Int[np.ndarray, "U K"],
-    consumed_users: Int[np.ndarray, " N"],
-    consumed_items: Int[np.ndarray, " N"],
+    consumed: Float[np.ndarray, " U"],
     item_counts: Int[np.ndarray, " I"],
 ) -> float:
     """How much more popular the lists are than what the same users take by themselves.
@@ -188,29 +187,25 @@ def popularity_bias(
 
     Args:
         recommended: item rows; -1 where a list has ended.
-        consumed_users: for each consumed item the row of ``recommended`` of who consumed it.
-        consumed_items: item rows, most sensibly the users' training history.
+        consumed: how popular on average is what each user consumed, most sensibly in training;
+            NaN for who consumed nothing.
         item_counts: training interactions of each item row.
 
     Raises:
         ValueError: no user has both, or nobody consumed an item seen in training.
 
-    >>> popularity_bias(np.array([[0]]), np.array([0]), np.array([1]), np.array([6, 2]))
+    >>> popularity_bias(np.array([[0]]), np.array([2.0]), np.array([6, 2]))
     2.0
     """
-    num_users = len(recommended)
     is_shown = recommended >= 0
     num_shown = is_shown.sum(axis=1)
-    num_consumed = np.bincount(consumed_users, minlength=num_users)
-    is_counted = (num_shown > 0) & (num_consumed > 0)
+    is_counted = (num_shown > 0) & ~np.isnan(consumed)
     # The index -1 of an ended list reads the last item; is_shown takes it away again.
     shown = (item_counts[recommended] * is_shown).sum(axis=1)
-    consumed = np.bincount(consumed_users, item_counts[consumed_items], minlength=num_users)
     if not consumed[is_counted].any():
         raise ValueError("no user has both a list and a consumed item seen in training")
     shown_popularity = (shown[is_counted] / num_shown[is_counted]).mean()
-    consumed_popularity = (consumed[is_counted] / num_consumed[is_counted]).mean()
-    return float(shown_popularity / consumed_popularity - 1)
+    return float(shown_popularity / consumed[is_counted].mean() - 1)
 
 
 def auc(labels: Labels, scores: Float[np.ndarray, " N"]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int64
 
+from twotower.data.arrays import counts_of
 from twotower.data.interactions import Histories
 from twotower.evaluation.evaluate import HeldOut
 
@@ -50,10 +51,11 @@ def popularity(
         each ranker the share that falls to each group; no entry for what is empty.
     """
     # Row 0 is no item.
-    groups = popularity_groups(np.bincount(seen.items, minlength=num_items + 1)[1:])
+    groups = popularity_groups(counts_of(seen.items, num_items + 1)[1:])
 
     def shares(items: Int[np.ndarray, " N"]) -> dict[str, float]:
-        found = np.bincount(groups[items - 1], minlength=len(GROUPS)) / len(items)
+        times = counts_of(items, num_items + 1)[1:]
+        found = np.bincount(groups, times, minlength=len(GROUPS)) / len(items)
         return dict(zip(GROUPS, found.tolist(), strict=True))
 
     rows = {"seen": seen.items, "held_out": held.items}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool
 
+from twotower.data.arrays import counts_of
 from twotower.data.entities import Entities
 from twotower.data.interactions import Histories
 from twotower.data.tables import Dataset
@@ -59,7 +60,7 @@ def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
     for name, is_in in groups.items():
         if FEWEST_USERS <= is_in.sum() < len(held):
             yield Slice(name, is_in, held.only(np.flatnonzero(is_in)))
-    counts = np.bincount(seen.items, minlength=len(dataset.items) + 1)
+    counts = counts_of(seen.items, len(dataset.items) + 1)
     is_head = popularity_groups(counts) == GROUPS.index("head")
     kinds = {"popular items": is_head, "items of the tail": ~is_head}
     for name, mask in _by_columns(dataset.items):

@@ -14,8 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from twotower.model.precision import product_dtype
 
-# Logits that are held at once, and of how many users at most: what the processor keeps near.
-_HELD, _MOST_ROWS = 2**20, 256
+# Logits that are held at once, and of how many users at least and at most: what the processor
+# keeps near; of fewer users, going through all items' gradients costs more than it saves.
+_HELD, _LEAST_ROWS, _MOST_ROWS = 2**20, 64, 256
 
 
 def among_all(
@@ -104,7 +105,7 @@ class _Softmax:
     ) -> Iterator[tuple[slice, Float[Tensor, "r I"], slice, Int64[Tensor, " e"]]]:
         """Some users, their logits, their slice of the targets, and their excluded places."""
         count, width = len(self._user), len(self._items)
-        step = rows or min(max(_HELD // max(width, 1), 1), _MOST_ROWS)
+        step = rows or min(max(_HELD // max(width, 1), _LEAST_ROWS), _MOST_ROWS)
         starts = range(0, count, step)
         ends = torch.tensor([*starts, count], device=excluded.device) * width
         spans = zip(starts, _spans(targets, ends), _spans(excluded, ends), strict=True)

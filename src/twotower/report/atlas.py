@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from twotower.data.arrays import counts_of
 from twotower.report.colours import colourings, rounded
 from twotower.report.layout import lay_out, neighbours_kept
 from twotower.retrieval.recommender import Recommender
@@ -33,7 +34,7 @@ def atlas(recommender: Recommender, *, most: int = MOST_POINTS) -> dict[str, Any
         shown = np.random.default_rng([seed, 9]).permutation(rows)[:most]
     vectors = recommender.item_vectors[torch.from_numpy(shown), :-1].clone()
     places = lay_out(vectors, seed=seed)
-    met = np.bincount(recommender.seen.items, minlength=len(recommender.items) + 1)[shown]
+    met = counts_of(recommender.seen.items, len(recommender.items) + 1)[shown]
     values = {name: column[shown - 1] for name, column in recommender.item_values.items()}
     times = timestamps(recommender.item_encoders)
     return {

@@ -11,9 +11,35 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from twotower.data.arrays import written
 from twotower.errors import RunError, reason
 from twotower.model.two_tower import TwoTower
-from twotower.training.loop import Optimizers, Progress
+from twotower.training.loop import Keep, Optimizers, Progress, Weights
+
+# A table of so many bytes is copied to the disk: more memory is a machine, more disk is not.
+LARGE = 2**28
+
+
+def keeping(folder: Path) -> Keep:
+    """Copies a model's weights, those of large tables into that folder and not into memory."""
+
+    def keep(model: TwoTower) -> Weights:
+        return {
+            name: _on_disk(value, folder) if value.nbytes >= LARGE else value.detach().clone()
+            for name, value in model.state_dict().items()
+        }
+
+    return keep
+
+
+def _on_disk(value: Tensor, folder: Path) -> Tensor:
+    try:
+        return torch.from_numpy(written(value.detach().cpu().numpy(), folder))
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the best weights can not be written ({reason(error)}); make room or "
+            "name another place"
+        ) from None
 
 
 def save_checkpoint(
@@ -28,8 +54,9 @@ def save_checkpoint(
         RunError: it can not be written there; the old file stays.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    for name, value in (progress.best_weights or {}).items():
-        tensors[f"best/{name}"] = value
+    if not _is_best(progress.epoch, progress.best_epoch):
+        for name, value in (progress.best_weights or {}).items():
+            tensors[f"best/{name}"] = value
     for number, optimizer in enumerate(optimizers.parts):
         for parameter, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
@@ -65,6 +92,8 @@ def load_checkpoint(
 ) -> Progress | None:
     """Put the state back; None where there is no such file or it is of another training.
 
+    Large tables of the best weights stay in the file, or go where ``keeping`` puts them.
+
     Raises:
         RunError: it is there and can not be read.
     """
@@ -91,10 +120,15 @@ def load_checkpoint(
     for optimizer, loaded in zip(optimizers.parts, states, strict=True):
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": loaded, "param_groups": groups})
-    best = _part(tensors, "best/")
-    return Progress(
-        about["epoch"], about["history"], about["best_epoch"], best or None, about["start"]
-    )
+    epoch, best_epoch = about["epoch"], about["best_epoch"]
+    is_best = _is_best(epoch, best_epoch)
+    best = keeping(path.parent)(model) if is_best else _part(tensors, "best/")
+    return Progress(epoch, about["history"], best_epoch, best or None, about["start"])
+
+
+def _is_best(epoch: int, best_epoch: int) -> bool:
+    """Whether the model as it stands is the best, and written once."""
+    return epoch == best_epoch > 0
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

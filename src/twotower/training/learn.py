@@ -25,8 +25,8 @@ from twotower.errors import ConfigError
 from twotower.model.two_tower import TwoTower
 from twotower.model.words import Side, word_columns
 from twotower.training import closed_form
-from twotower.training.checkpoint import load_checkpoint, save_checkpoint
-from twotower.training.loop import Optimizers, Progress, copy_of, epochs
+from twotower.training.checkpoint import keeping, load_checkpoint, save_checkpoint
+from twotower.training.loop import Keep, Optimizers, Progress, copy_of, epochs
 from twotower.training.objective import Objective, make_objective
 from twotower.watch import Enough, Watch
 
@@ -174,7 +174,8 @@ def learn(
         validate: what to measure after an epoch; None trains all ``config.training.epochs``
             and keeps the last.
         metric: which of the values decides; a name with "loss" in it is better when smaller.
-        checkpoint: where to keep the state after each epoch.
+        checkpoint: where to keep the state after each epoch; a large table's best weights
+            wait beside it.
         identity: what is trained on what; a checkpoint of anything else is not gone on from.
         resume: whether to go on from there.
 
@@ -186,6 +187,7 @@ def learn(
     learned, objective = prepare(dataset, train, config)
     model = learned.model
     optimizers = Optimizers(model, config.training, lazy=_is_sparse(config))
+    keep = copy_of if checkpoint is None else keeping(checkpoint.parent)
     begun = None
     if resume and checkpoint is not None:
         begun = load_checkpoint(checkpoint, model, optimizers, of=identity)
@@ -194,7 +196,7 @@ def learn(
         watch.note(f"{stage} goes on after epoch {begun.epoch}")
     elif objective.loss == "softmax" and model.has_item_ids:
         watch.stage("start in closed form")
-        begun = _begin_in_closed_form(learned, objective, validate)
+        begun = _begin_in_closed_form(learned, objective, validate, keep)
     progress = begun = begun or Progress()
     interrupted = False
     batch_size = config.training.batch_size
@@ -209,6 +211,7 @@ def learn(
             better=lambda new, old: validate is None or is_better(new, old, metric),
             metric="train_loss" if validate is None else metric,
             progress=begun,
+            keep=keep,
             on_epoch=lambda: watch.stage(
                 "refit" if validate is None else "training", objective.num_rows()
             ),
@@ -226,13 +229,15 @@ def learn(
         again = "; once more on all but the test part" if config.training.refit else ""
         watch.note(f"interrupted; {progress.best_in_words()} was the best and counts{again}")
     assert progress.best_weights is not None
+    # Their moments are done with.
+    del optimizers
     model.load_state_dict(progress.best_weights)
     model.eval()
     return replace(learned, progress=progress, interrupted=interrupted)
 
 
 def _begin_in_closed_form(
-    learned: Learned, objective: Objective, validate: Validate | None
+    learned: Learned, objective: Objective, validate: Validate | None, keep: Keep
 ) -> Progress:
     """Begin the tables of item ids and biases in closed form, and measure what that gives."""
     model = learned.model
@@ -252,9 +257,9 @@ def _begin_in_closed_form(
         weight=closed_form.BIAS,
     )
     if validate is None:
-        return Progress(best_weights=copy_of(model))
+        return Progress(best_weights=keep(model))
     model.eval()
-    return Progress(start=validate(learned), best_weights=copy_of(model))
+    return Progress(start=validate(learned), best_weights=keep(model))
 
 
 def _values(

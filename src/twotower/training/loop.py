@@ -28,6 +28,7 @@ _JUDGED_TOGETHER = 3
 _SMALL_BATCH = 1024
 
 Weights = dict[str, Tensor]
+Keep = Callable[[TwoTower], Weights]
 Validate = Callable[[TwoTower], dict[str, float]]
 
 
@@ -40,7 +41,7 @@ class Progress:
         history: one list a quantity, an entry an epoch.
         best_epoch: the epoch (from 1) whose weights are the best so far; 0 for none, or for
             the start.
-        best_weights: a copy of them.
+        best_weights: a copy of them, in memory or on the disk.
         start: the values before the first epoch, where training starts from something; an
             epoch must beat them to be the best.
     """
@@ -135,6 +136,7 @@ def epochs(
     better: Callable[[float, float], bool],
     metric: str,
     progress: Progress,
+    keep: Keep | None = None,
     on_epoch: Callable[[], None] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Iterator[Progress]:
@@ -144,6 +146,7 @@ def epochs(
         validate: the model -> the epoch's validation values by name.
         better: whether the first value of ``metric`` beats the second.
         progress: where to start; ``Progress()`` for the beginning.
+        keep: how to copy the best weights; None copies them in memory.
         on_epoch: is told that an epoch begins.
         on_step: is told how many rows each step learned from.
 
@@ -195,7 +198,7 @@ def epochs(
             )
         with stage("validation"):
             values = {"train_loss": train_loss, **validate(model)}
-        progress = _after(progress, model, values, metric, better)
+        progress = _after(progress, model, values, metric, better, keep or copy_of)
         yield progress
 
 
@@ -221,6 +224,7 @@ def _after(
     values: dict[str, float],
     metric: str,
     better: Callable[[float, float], bool],
+    keep: Keep,
 ) -> Progress:
     before = progress.history or {}
     history = {name: [*before.get(name, []), value] for name, value in values.items()}
@@ -230,7 +234,7 @@ def _after(
     if progress.best_epoch:
         best = progress.judged(metric, progress.best_epoch)
     if best is None or better(progress.judged(metric, epoch), best):
-        return replace(progress, best_epoch=epoch, best_weights=copy_of(model))
+        return replace(progress, best_epoch=epoch, best_weights=keep(model))
     return progress
 
 

@@ -14,6 +14,7 @@ from twotower.data.memory import available_bytes, in_words, largest_first
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
+from twotower.training.checkpoint import LARGE
 
 _FLOAT, _ROW = 4, 8
 # Rows of logits that the softmax losses hold at once; scores that the others do.
@@ -43,6 +44,7 @@ class Size:
         user_width, item_width: numbers that a user's or an item's features are.
         texts: columns of texts, each of which has a table of its own.
         is_kept: whether interactions, and what is made of them, stay on the disk.
+        has_folder: whether there is a folder for a large table's best weights to wait in.
     """
 
     users: int
@@ -53,9 +55,10 @@ class Size:
     texts: int = 0
     is_timed: bool = True
     is_kept: bool = False
+    has_folder: bool = False
 
     @classmethod
-    def of(cls, dataset: Dataset, parts: Split) -> Size:
+    def of(cls, dataset: Dataset, parts: Split, *, has_folder: bool) -> Size:
         """Those of a data set."""
         kinds = {
             who: [column.kind for column in entities.columns.values()]
@@ -78,6 +81,7 @@ class Size:
             sum(kind == "text" for both in kinds.values() for kind in both),
             parts.train.times is not None,
             isinstance(parts.train.user_rows, np.memmap),
+            has_folder,
         )
 
 
@@ -89,17 +93,17 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     """
     model, training = config.model, config.training
     dim = model.dim
-    rows_of_tables = size.items * bool(model.item_ids) + size.users * bool(model.user_ids)
+    ids = size.items * bool(model.item_ids), size.users * bool(model.user_ids)
     # Texts of users and items with neither ids nor histories have longer embeddings.
     each_word = model.text_dim if model.item_ids else max(model.text_dim, dim)
-    numbers = rows_of_tables * dim + size.texts * model.text_buckets * each_word
-    # Weights, two moments and the best ones so far; a gradient of all rows where a step has it.
-    copies = 5 if training.negatives_from == "all" else 4
+    tables = [*(rows * dim for rows in ids), size.texts * model.text_buckets * each_word]
+    # Weights and two moments; a gradient of all rows where a step has it.
+    copies = 4 if training.negatives_from == "all" else 3
+    best = [n for n in tables if not size.has_folder or n * _FLOAT < LARGE]
     history = 0.0 if model.history == "none" else min(float(model.history_length), _each(size))
     parts = {
-        f"for tables of {rows_of_tables:,} ids, their moments and the best of them": numbers
-        * copies
-        * _FLOAT,
+        f"for tables of {sum(ids):,} ids, their moments and the best of them": _FLOAT
+        * (copies * sum(tables) + sum(best)),
         "for layers, their moments and the best of them": 5 * _FLOAT * _layers(size, config),
         "for histories": (not size.is_kept) * size.rows * (_FLOAT + _ROW * (size.is_timed + 1))
         + min(size.rows, BLOCK) * 6 * _ROW

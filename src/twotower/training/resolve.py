@@ -70,8 +70,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     has_user_features = tell_something(dataset.users, train.user_rows, model)
     has_item_features = tell_something(dataset.items, train.item_rows, model)
     # Whether those whom validation asks for are ever among those whom train met.
-    are_users_known = bool(np.isin(parts.val.user_rows, train.user_rows).any())
-    are_items_known = bool(np.isin(parts.val.item_rows, train.item_rows).any())
+    are_users_known = bool(np.isin(parts.val.user_rows, rows_met(train.user_rows)).any())
+    are_items_known = bool(np.isin(parts.val.item_rows, rows_met(train.item_rows)).any())
     history, loss = model.history, training.loss
     if history == "auto" and has_user_features and not are_users_known:
         history = "none"

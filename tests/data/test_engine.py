@@ -1,0 +1,32 @@
+"""The table engine under limits; ``test_tables.py`` has what is read by it."""
+
+from __future__ import annotations
+
+import pytest
+
+from twotower.data import engine
+from twotower.errors import DataError
+
+# A table that is sorted as a whole.
+MUCH = "CREATE TEMP TABLE much AS SELECT hash(n) AS h FROM range(3_000_000) AS t(n) ORDER BY h"
+
+
+def test_where_memory_does_not_suffice_it_says_that_and_blames_no_file() -> None:
+    with engine.connect() as connection:
+        connection.execute("SET memory_limit = '8MiB'")
+        connection.execute("SET temp_directory = ''")
+        with pytest.raises(
+            DataError, match=r"^shop: memory does not suffice .* raise the limit"
+        ):
+            engine.rows(connection, MUCH, "shop")
+
+
+@pytest.mark.parametrize(("mib", "threads"), [(64, 1), (1100, 1), (2200, 2)])
+def test_little_memory_is_not_shared_among_threads(
+    mib: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "available_bytes", lambda _: mib << 20)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    with engine.connect() as connection:
+        found = connection.execute("SELECT current_setting('threads')").fetchone()
+    assert found == (threads,)
