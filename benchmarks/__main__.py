@@ -2,8 +2,8 @@
 
     python -m benchmarks [NAME ...] [--into FILE]
 
-Holdout and features need public data sets (``TWOTOWER_DATA``), serving needs wrk; else they are
-left out.
+Holdout, features and cold need public data sets (``TWOTOWER_DATA``), serving needs wrk; else
+they are left out.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ COMMANDS = {
     "approximate_1m": ["approximate", "--items", "1000000", "--rounds", "3"],
     "holdout": ["holdout", "--seeds", "42", "43"],
     "features": ["features"],
+    "cold": ["cold"],
 }
-NEED_DATA = {"holdout", "features"}
+NEED_DATA = {"holdout", "features", "cold"}
 
 
 def machine() -> str:
