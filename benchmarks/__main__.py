@@ -2,8 +2,9 @@
 
     python -m benchmarks [NAME ...] [--into FILE]
 
-Holdout and features need public data sets (``TWOTOWER_DATA``), serving needs wrk; else they are
-left out. Training stands beside TensorFlow Recommenders where ``make .venv-tfrs`` was run.
+Holdout, features and cold need public data sets (``TWOTOWER_DATA``), serving needs wrk; else
+they are left out. Training stands beside TensorFlow Recommenders where ``make .venv-tfrs`` was
+run.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ COMMANDS = {
     "approximate_1m": ["approximate", "--items", "1000000", "--rounds", "3"],
     "holdout": ["holdout", "--seeds", "42", "43"],
     "features": ["features"],
+    "cold": ["cold"],
 }
-NEED_DATA = {"holdout", "features"}
+NEED_DATA = {"holdout", "features", "cold"}
 
 
 def machine() -> str:

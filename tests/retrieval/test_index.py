@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.retrieval import index as module
-from twotower.retrieval.index import ExactIndex, top_k
+from twotower.retrieval.coarse import Coarse
+from twotower.retrieval.index import ExactIndex, pair_products, top_k
+from twotower.retrieval.select import Exactly
 
 Pairs = set[tuple[int, int]]
 Question = tuple[ExactIndex, torch.Tensor, int, Pairs]
@@ -78,6 +80,29 @@ def by_scores(question: Question) -> Found:
         len(index),
         k,
         is_candidate=index.is_candidate,
+        **excluded(barred),
+    )
+    return positions.numpy(), scores.numpy()
+
+
+def by_coarse(question: Question) -> Found:
+    """The same through ``top_k``, after a first look in 8 bits."""
+    index, queries, k, barred = question
+    asked = Coarse.of(index.vectors).asked(queries)
+
+    def exactly_of(part: slice) -> Exactly:
+        return lambda begins, places: pair_products(
+            queries[part], index.vectors, begins, places
+        )
+
+    positions, scores = top_k(
+        asked.products,
+        len(queries),
+        len(index),
+        k,
+        is_candidate=index.is_candidate,
+        exactly_of=exactly_of,
+        error=asked.error,
         **excluded(barred),
     )
     return positions.numpy(), scores.numpy()
@@ -151,6 +176,7 @@ def test_ready_scores_are_ranked_as_an_index_ranks_its_own(
         patch.setattr(module, "_BLOCK_SCORES", size)
         patch.setattr(module, "_FEW_SCORES", 2**22 * are_few)
         assert same(by_scores(question), by_sorting(question))
+        assert same(by_coarse(question), by_sorting(question))
 
 
 @given(questions())
@@ -163,7 +189,7 @@ def test_who_else_asks_changes_nothing(question: Question) -> None:
         assert same(alone, tuple(each[n : n + 1] for each in together))
 
 
-@pytest.mark.parametrize("find", [by_index, by_scores])
+@pytest.mark.parametrize("find", [by_index, by_scores, by_coarse])
 @pytest.mark.parametrize("value", [0.0, -1.0, 3e-42])
 def test_where_all_are_equal_the_first_are_found(
     find: Callable[[Question], Found], value: float
@@ -187,6 +213,32 @@ def test_vectors_that_differ_in_length_by_far_are_found_all_the_same(length: flo
     question: Question = (index, queries, 50, set())
     with tiles(4, 1024):
         assert same(by_index(question), by_sorting(question))
+        assert same(by_coarse(question), by_sorting(question))
+
+
+@given(questions())
+def test_no_product_in_eight_bits_is_further_off_than_is_said(question: Question) -> None:
+    index, queries, _, _ = question
+    asked = Coarse.of(index.vectors).asked(queries)
+    true = queries.double() @ index.vectors.double().T
+    off = (asked.products(slice(None)).double() - true).abs().numpy()
+    assert (off <= asked.error[:, None]).all()
+
+
+@given(questions(), st.integers(0, 200))
+def test_items_that_change_are_rounded_as_if_they_had_been_there(
+    question: Question, first: int
+) -> None:
+    vectors = question[0].vectors
+    known = vectors[: min(first, len(vectors))].clone()
+    places = torch.arange(len(known) // 2, len(vectors))
+    known[places[places < len(known)]] += 1
+    changed, whole = Coarse.of(known).with_changed(places, vectors[places]), Coarse.of(vectors)
+    assert torch.equal(changed.codes, whole.codes)
+    assert torch.equal(changed.steps, whole.steps)
+    assert torch.equal(changed.last, whole.last)
+    assert changed.length >= whole.length
+    assert changed.rounding >= whole.rounding
 
 
 def test_scores_are_the_inner_products() -> None:

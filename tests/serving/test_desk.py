@@ -58,6 +58,27 @@ def test_what_came_while_a_thread_was_busy_is_one_call_where_the_rest_is_equal()
     assert answers == [(rest, [2 * part for part in parts]) for parts, rest in asks]
 
 
+def test_what_is_quick_and_came_in_one_turn_is_one_call_where_the_rest_is_equal() -> None:
+    async def ask_all() -> list[Any]:
+        desk = Desk(Limits(in_flight=5), Metrics(), threads=1)
+        waiting = [desk.ask_together(function, *ask, is_quick=True) for ask in asks]
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        # The places of those that were answered are free again.
+        assert await desk.ask_together(function, [7], "a", is_quick=True) == ("a", [14])
+        return found
+
+    function = Doubling()
+    function.may_go_on.set()
+    asks = [([1], "a"), ([2, 3], "a"), ([4], "b"), ([13], "b"), ([5], "a"), ([6], "a")]
+    answers = asyncio.run(ask_all())
+    assert function.calls[0] == ([1, 2, 3, 5], "a")
+    assert [answers[n] for n in (0, 1, 2, 4)] == [
+        (rest, [2 * part for part in parts]) for parts, rest in (*asks[:3], asks[4])
+    ]
+    assert isinstance(answers[3], RequestError)
+    assert isinstance(answers[5], ServiceError)
+
+
 def test_who_asks_what_is_wrong_is_told_so_alone() -> None:
     _, answers = told([([1], "a"), ([2], "a"), ([13], "a"), ([3], "a")])
     assert [answers[n] for n in (0, 1, 3)] == [("a", [2]), ("a", [4]), ("a", [6])]

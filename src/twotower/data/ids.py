@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,3 +100,14 @@ def as_number(value: Any) -> int | None:
         return None
     is_whole = not isinstance(value, float | np.floating) or number == value
     return number if is_whole and -(2**63) <= number < 2**63 else None
+
+
+def listed(ids: Any) -> list[Any]:
+    """One id or several, as several."""
+    return [ids] if isinstance(ids, str | int | np.integer) else list(ids)
+
+
+def some_of(unknown: Sequence[Any]) -> str:
+    """How many ids are unknown, and which the first of them are."""
+    named = ", ".join(repr(identity) for identity in unknown[:5])
+    return f"{len(unknown):,} unknown ({named}{', ...' if unknown[5:] else ''})"

@@ -15,15 +15,18 @@ from twotower.errors import RequestError
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.changes import Recent
 from twotower.retrieval.explain import explained
-from twotower.retrieval.index import products, top_k
+from twotower.retrieval.index import pair_products, products, top_k
 from twotower.retrieval.people import Known, look_up, vectors_of
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.rerank import choose
+from twotower.retrieval.select import Exactly
 from twotower.retrieval.wish import Answer, Id, Person, Recommended, Scored, Why, Wish
 
 # Below this share of items that may be found, only they are searched.
 _FEW = 0.1
 _SMALLEST_POOL = 100
+# So many scores are made and looked through in about a millisecond.
+_QUICK_SCORES = 2**18
 
 
 @dataclass
@@ -33,10 +36,12 @@ class Tally:
     Attributes:
         approximate: those whose lists the approximate index gave.
         fallbacks: those whose lists it left short, so that the exact search gave them.
+        unknown: how many have an id that training did not know.
     """
 
     approximate: set[int] = field(default_factory=set)
     fallbacks: set[int] = field(default_factory=set)
+    unknown: int = 0
 
 
 def answer(
@@ -73,6 +78,7 @@ def answer(
     if tally is not None:
         tally.approximate |= search.tally.approximate - search.tally.fallbacks
         tally.fallbacks |= search.tally.fallbacks
+        tally.unknown += sum(each.row == 0 and each.person.user is not None for each in known)
     dials = search.dials.tolist()
     chances = iter(_chances(recommender, lists, dials))
     answers = []
@@ -95,6 +101,14 @@ def answer(
             )
         )
     return answers
+
+
+def is_quick(recommender: Recommender, people: Sequence[Person], wish: Wish) -> bool:
+    """Whether a few vectors that are there are multiplied with not very many items."""
+    dials = wish.where or wish.at_most or wish.diversity or wish.explain
+    given = any(person.features or person.history for person in people)
+    size = len(people) * len(recommender.items)
+    return size <= _QUICK_SCORES and not dials and not given
 
 
 def _chances(
@@ -238,19 +252,36 @@ class _Search:
         if not len(places):
             return []
         items = self.recommender.item_vectors[1:]
+        popularity = self.recommender.popularity.numpy()[1:]
+        coarse = self.recommender.coarse
         if self.rows is not None:
             items = self.recommender.item_vectors[torch.from_numpy(self.rows)]
+            popularity, coarse = popularity[self.rows - 1], None
         queries, dials = self.vectors[torch.from_numpy(places)], self.dials[places]
         excluded, owners = self._excluded(places)
+        has_dials = bool(dials.any())
+        asked = None if coarse is None else coarse.asked(queries)
 
         def scores_of(part: slice) -> Float32[Tensor, "b I"]:
-            scores = products(queries[part], items)
-            if dials.any():
-                popularity = self.recommender.popularity.numpy()
-                popularity = popularity[1:] if self.rows is None else popularity[self.rows]
+            scores = products(queries[part], items) if asked is None else asked.products(part)
+            if has_dials:
                 scores += torch.from_numpy(dials[part, None] * popularity)
             return scores
 
+        def exactly_of(part: slice) -> Exactly:
+            def exactly(begins: np.ndarray, positions: np.ndarray) -> np.ndarray:
+                scores = pair_products(queries[part], items, begins, positions)
+                if has_dials:
+                    scores += np.repeat(dials[part], np.diff(begins)) * popularity[positions]
+                return scores
+
+            return exactly
+
+        error = None
+        if asked is not None:
+            error = asked.error
+            if has_dials:
+                error = error + 2.0**-22 * np.abs(dials) * np.abs(popularity).max()
         return self._lists(
             *top_k(
                 scores_of,
@@ -260,6 +291,8 @@ class _Search:
                 is_candidate=self.is_candidate,
                 excluded_items=torch.from_numpy(excluded),
                 excluded_owners=torch.from_numpy(owners),
+                exactly_of=None if asked is None else exactly_of,
+                error=error,
             )
         )
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from twotower.retrieval.select import GROUP, MOST_QUERIES, Best
+from twotower.retrieval.select import GROUP, MOST_QUERIES, Best, Exactly
 
 # A tile of scores: so many queries, so many bytes for each. Its 3 MiB fit into a large cache.
 _QUERIES, _TILE_BYTES = 256, 12_288
@@ -105,16 +105,7 @@ class ExactIndex:
         """``search`` for a block of queries."""
 
         def exactly(begins: np.ndarray, places: np.ndarray) -> np.ndarray:
-            rows = first.positions(places)
-            pattern = torch.sparse_csr_tensor(
-                torch.from_numpy(begins),
-                torch.from_numpy(rows),
-                torch.zeros(len(rows)),
-                (len(queries), len(self)),
-            )
-            sampled = torch.sparse.sampled_addmm(pattern, queries, self.vectors.T, beta=0.0)
-            scores: np.ndarray = sampled.values().numpy()
-            return scores
+            return pair_products(queries, self.vectors, begins, first.positions(places))
 
         best = Best(len(queries), k, exactly, first.error(queries))
         left = queries.to(first.vectors.dtype)
@@ -217,6 +208,28 @@ def products(
     return queries @ vectors.T
 
 
+def pair_products(
+    queries: Float32[Tensor, "B D"],
+    vectors: Float32[Tensor, "I D"],
+    begins: Int64[np.ndarray, " B1"],
+    positions: Int64[np.ndarray, " N"],
+) -> Float32[np.ndarray, " N"]:
+    """The product of each query with some vectors, whatever it is multiplied with besides.
+
+    Args:
+        begins: where the positions of each query begin, and where the last one's end.
+    """
+    pattern = torch.sparse_csr_tensor(
+        torch.from_numpy(begins),
+        torch.from_numpy(positions),
+        torch.zeros(len(positions)),
+        (len(queries), len(vectors)),
+    )
+    sampled = torch.sparse.sampled_addmm(pattern, queries, vectors.T, beta=0.0)
+    scores: np.ndarray = sampled.values().numpy()
+    return scores
+
+
 def top_k(
     scores_of: Callable[[slice], Float32[Tensor, "b I"]],
     num_queries: int,
@@ -226,11 +239,15 @@ def top_k(
     is_candidate: Bool[Tensor, " I"] | None = None,
     excluded_items: Int64[Tensor, " E"] | None = None,
     excluded_owners: Int64[Tensor, " E"] | None = None,
+    exactly_of: Callable[[slice], Exactly] | None = None,
+    error: Float[np.ndarray, " B"] | None = None,
 ) -> tuple[Int64[Tensor, "B K"], Float32[Tensor, "B K"]]:
     """The k best items of each query by scores that are made a block of queries at a time.
 
     Args:
         scores_of: some queries -> their scores of all items; what it gives is written to.
+        exactly_of: some queries -> the scores that decide; None where those of all items do.
+        error: of each query, how far from these the scores of all items may be.
 
     The other arguments and what comes back are those of ``ExactIndex.search``.
     """
@@ -250,23 +267,15 @@ def top_k(
         items, owners = _of_owners(excluded, start, stop)
         # By numpy: each step of torch gives way to other threads, and waits for them.
         scores.numpy()[owners, items] = -np.inf
-        found = _of_few(scores, k) if scores.numel() < _FEW_SCORES // 16 else None
-        if found is None:
-            best = Best(stop - start, k)
+        exactly = None if exactly_of is None else exactly_of(slice(start, stop))
+        best = Best(stop - start, k, exactly, None if error is None else error[start:stop])
+        if scores.numel() < _FEW_SCORES // 16:
+            found = best.of_few(scores)
+        else:
             best.offer(_padded(scores), 0)
             found = best.found()
         positions[start:stop], values[start:stop] = found
     return torch.from_numpy(positions), torch.from_numpy(values)
-
-
-def _of_few(scores: Float32[Tensor, "b I"], k: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """What ``Best`` finds, sooner where scores are few; None if some of the best are equal."""
-    values, positions = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
-    later = values[:, 1:]
-    if bool(((later == values[:, :-1]) & (later > -torch.inf)).any()):
-        return None
-    positions.masked_fill_(values == -torch.inf, -1)
-    return positions[:, :k].numpy(), values[:, :k].numpy()
 
 
 def _of_owners(

@@ -19,12 +19,13 @@ from torch import Tensor
 from twotower.config import Config
 from twotower.data.entities import read_plain
 from twotower.data.features import Encoders, FeatureTable
-from twotower.data.ids import Ids
+from twotower.data.ids import Ids, listed, some_of
 from twotower.data.interactions import Histories
 from twotower.errors import DataError, RequestError
 from twotower.model.two_tower import TwoTower
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.changes import ItemRecords, has_any_value, with_values
+from twotower.retrieval.coarse import Coarse, eight_bits_pay
 from twotower.retrieval.encode import item_vectors, user_vectors
 from twotower.retrieval.filters import Catalogue
 from twotower.retrieval.index import ExactIndex
@@ -86,12 +87,12 @@ class Recommender:
         Raises:
             RequestError: users that are not known, or more items than there are.
         """
-        ids = _listed(users)
+        ids = listed(users)
         rows = self.users.rows(ids)
         unknown = [identity for identity, row in zip(ids, rows, strict=True) if row == 0]
         if unknown:
             raise RequestError(
-                f"{self.users.column}: {_some(unknown)}; this model knows "
+                f"{self.users.column}: {some_of(unknown)}; this model knows "
                 f"{len(self.users):,} users. For somebody new there is recommend_for in "
                 "Python, by features or a history"
             )
@@ -124,7 +125,7 @@ class Recommender:
             RequestError: a feature that does not exist or can not have that value; a history
                 of unknown items, or one for a model that has none.
         """
-        items = _listed(history)
+        items = listed(history)
         rows = self.items.rows(items)
         rows = rows[rows > 0]
         if items and self.model.history is None:
@@ -134,7 +135,7 @@ class Recommender:
             )
         if items and not len(rows):
             raise RequestError(
-                f"history: {_some(items)}; this model knows {len(self.items):,} items. Give "
+                f"history: {some_of(items)}; this model knows {len(self.items):,} items. Give "
                 "some that it knows, or none"
             )
         features = {} if features is None else features
@@ -185,7 +186,7 @@ class Recommender:
         Raises:
             RequestError: items that are not known, or more than there are others.
         """
-        ids = _listed(items)
+        ids = listed(items)
         if not 1 <= k < len(self.items):
             raise RequestError(
                 f"k must be 1 to {len(self.items) - 1:,}, the number of other items; got {k}"
@@ -194,8 +195,8 @@ class Recommender:
         if (rows == 0).any():
             unknown = [i for i, row in zip(ids, rows, strict=True) if row == 0]
             raise RequestError(
-                f"{self.items.column}: {_some(unknown)}; this model knows {len(self.items):,} "
-                "items. New ones come in with add_items in Python"
+                f"{self.items.column}: {some_of(unknown)}; this model knows "
+                f"{len(self.items):,} items. New ones come in with add_items in Python"
             )
         unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
         own = torch.arange(len(rows))
@@ -269,19 +270,17 @@ class Recommender:
         ids, values = self._read_items(table)
         if not values.keys() & self.item_encoders.by_column.keys():
             known = ", ".join(self.item_encoders.by_column)
-            raise DataError(
-                f"add_items: no column is a feature with a value; the features are: {known}"
-            )
+            nothing = "add_items: no column is a feature with a value"
+            raise DataError(f"{nothing}; the features are: {known}")
         rows = self.items.rows(ids)
         fresh = rows == 0
         codes = np.where(self.has_own_id[rows], rows, 0)
         encoded = self.item_encoders.encode(values, codes)
         vectors = item_vectors(self.model, encoded)
-        old, new = torch.from_numpy(rows[~fresh]), vectors[torch.from_numpy(~fresh)]
+        old = torch.from_numpy(rows[~fresh])
         whole = torch.cat([self.item_vectors, vectors[torch.from_numpy(fresh)]])
-        whole[old] = new
+        whole[old] = vectors[torch.from_numpy(~fresh)]
         put = np.append(rows[~fresh] - 1, len(self.items) + np.arange(fresh.sum()))
-        approximate = self.approximate and self.approximate.with_changed(put, whole[1:])
         changed = replace(
             self,
             items=Ids(self.items.column, np.concatenate([self.items.values, ids[fresh]])),
@@ -289,11 +288,13 @@ class Recommender:
             has_own_id=np.concatenate([self.has_own_id, np.zeros(fresh.sum(), bool)]),
             item_values=with_values(self.item_values, values, rows, fresh),
             removed=self.removed - set(rows.tolist()),
-            approximate=approximate,
+            approximate=self.approximate and self.approximate.with_changed(put, whole[1:]),
         )
         # What all items or users were gone through for is not found out again.
         moments = self._moments + moments_of(vectors) - moments_of(self.item_vectors[old])
-        vars(changed).update(_moments=moments, user_has_features=self.user_has_features)
+        coarse = self.coarse and self.coarse.with_changed(torch.from_numpy(put), whole[1:][put])
+        has_features = self.user_has_features
+        vars(changed).update(_moments=moments, coarse=coarse, user_has_features=has_features)
         return changed
 
     def _read_items(self, source: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -308,17 +309,23 @@ class Recommender:
 
         In the histories of those who liked them they go on to count. Unknown ids do no harm.
         """
-        rows = self.items.rows(_listed(items))
+        rows = self.items.rows(listed(items))
         changed = replace(self, removed=self.removed | set(rows[rows > 0].tolist()))
-        same = ("_moments", "popularity", "catalogue", "item_ids", "user_has_features")
+        same = (
+            "_moments",
+            "popularity",
+            "catalogue",
+            "item_ids",
+            "user_has_features",
+            "coarse",
+        )
         vars(changed).update({name: getattr(self, name) for name in same})
         return changed
 
     def item_rows(self, items: Iterable[Any]) -> Int64[np.ndarray, " B"]:
         """The row of each item that is to be had; 0 for any other."""
         rows = self.items.rows(items)
-        gone = np.fromiter(self.removed, np.int64, len(self.removed))
-        return np.where(np.isin(rows, gone), 0, rows)
+        return np.where(np.isin(rows, list(self.removed)), 0, rows)
 
     @cached_property
     def is_candidate(self) -> Bool[Tensor, " I"]:
@@ -357,8 +364,13 @@ class Recommender:
     def user_has_features(self) -> Bool[np.ndarray, " U1"]:
         """Of which users training knew any feature."""
         names = self.user_encoders.by_column.keys() & self.user_values.keys()
-        known = [self.user_values[name] for name in names]
-        return np.append(False, has_any_value(known, len(self.users)))
+        known = has_any_value([self.user_values[name] for name in names], len(self.users))
+        return np.append(False, known)
+
+    @cached_property
+    def coarse(self) -> Coarse | None:
+        """The items for a first look, where that pays; position n is row n + 1."""
+        return Coarse.of(self.item_vectors[1:]) if eight_bits_pay() else None
 
     @cached_property
     def index(self) -> ExactIndex:
@@ -373,9 +385,8 @@ class Recommender:
         excluded: tuple[np.ndarray, np.ndarray] | None,
     ) -> Recommendations:
         if not 1 <= k <= len(self.items):
-            raise RequestError(
-                f"k must be 1 to {len(self.items):,}, the number of items; got {k}"
-            )
+            most = f"{len(self.items):,}, the number of items"
+            raise RequestError(f"k must be 1 to {most}; got {k}")
         found = self._lists(self.index, vectors, k, excluded)
         return Recommendations(self.users.column, self.items.column, user_ids, *found)
 
@@ -407,13 +418,3 @@ class Recommender:
         for start in range(first, len(self.users) + 1, size):
             rows = np.arange(start, min(start + size, len(self.users) + 1))
             yield self.recommend_rows(rows, k, include_seen=include_seen)
-
-
-def _listed(ids: Any) -> list[Any]:
-    """One id or several, as several."""
-    return [ids] if isinstance(ids, str | int | np.integer) else list(ids)
-
-
-def _some(unknown: Sequence[Any]) -> str:
-    named = ", ".join(repr(identity) for identity in unknown[:5])
-    return f"{len(unknown):,} unknown ({named}{', ...' if unknown[5:] else ''})"

@@ -86,9 +86,37 @@ class Best:
         if sum(len(each) for each, _, _ in self.waiting) > 16 * self.keys.size:
             self._settle()
 
+    def of_few(
+        self, scores: Float32[Tensor, "B I"]
+    ) -> tuple[Int64[np.ndarray, "B K"], Float32[np.ndarray, "B K"]]:
+        """What ``found`` gives after these were offered alone; sooner where they are few."""
+        if not self.keys.size:
+            return self._decoded()
+        rows = scores.numpy()
+        kth = torch.topk(scores, self.k, dim=1, sorted=False).values.amin(1).numpy()
+        # The error has room for the rounding of these to the scores' own type.
+        low = np.fmax(kth - self.slack, _LOWEST).astype(np.float32)
+        hits = [np.flatnonzero(row >= least) for row, least in zip(rows, low, strict=True)]
+        positions = np.concatenate(hits)
+        ends = np.cumsum([0, *map(len, hits)])
+        if self.exactly is None:
+            values = np.concatenate([row[hit] for row, hit in zip(rows, hits, strict=True)])
+        else:
+            values = self.exactly(ends, positions)
+        keys = _keys(values, positions)
+        for own, begin, end in zip(self.keys, ends, ends[1:], strict=False):
+            best = keys[begin:end]
+            if len(best) > self.k:
+                best = np.partition(best, -self.k)[-self.k :]
+            own[: len(best)] = np.sort(best)[::-1]
+        return self._decoded()
+
     def found(self) -> tuple[Int64[np.ndarray, "B K"], Float32[np.ndarray, "B K"]]:
         """Positions, best first, -1 where fewer than k are left, and scores, ``-inf`` there."""
         self._settle()
+        return self._decoded()
+
+    def _decoded(self) -> tuple[Int64[np.ndarray, "B K"], Float32[np.ndarray, "B K"]]:
         scores = _flipped((self.keys >> 32).astype(np.int32)).view(np.float32)
         positions = 0xFFFF_FFFF - (self.keys & 0xFFFF_FFFF)
         return np.where(scores == -np.inf, -1, positions), scores
@@ -134,13 +162,17 @@ class Best:
         self.waiting = []
         still = np.flatnonzero(values >= self.floor[owners])
         still = still[np.argsort(owners[still].astype(np.uint16), kind="stable")]
-        owners, positions, values = owners[still], positions[still], values[still]
+        self._keep(owners[still], positions[still], values[still])
+
+    def _keep(self, owners: np.ndarray, positions: np.ndarray, values: np.ndarray) -> None:
+        """Keep the k best of each query among some more; owners ascending."""
         counts = np.bincount(owners, minlength=len(self.keys))
         if self.exactly is not None:
             values = self.exactly(np.concatenate([[0], np.cumsum(counts)]), positions)
         for rows, table in _tables(_keys(values, positions), counts):
             both = np.concatenate([self.keys[rows], table], 1)
-            self.keys[rows] = np.sort(both, axis=1)[:, : -self.k - 1 : -1]
+            best = np.partition(both, -self.k, axis=1)[:, -self.k :]
+            self.keys[rows] = np.sort(best, axis=1)[:, ::-1]
 
 
 def _coarser(maxima: np.ndarray, k: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 import twotower
 from twotower.errors import RequestError, ServiceError, StateError, TwoTowerError, shortened
+from twotower.retrieval.answer import is_quick
 from twotower.retrieval.wish import Person
 from twotower.serving import look, schemas
 from twotower.serving.desk import Desk
@@ -155,7 +156,10 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
 async def recommend(request: Request, body: schemas.RecommendBody) -> Response:
     """Lists for people: by id, features, history or any mix of them."""
     service, desk = parts(request)
-    served, answers = await desk.ask_together(service.recommend, body.people, body.wish)
+    wish, recommender = body.wish, service.served.recommender
+    served, answers = await desk.ask_together(
+        service.recommend, body.people, wish, is_quick=is_quick(recommender, body.people, wish)
+    )
     return answered(schemas.RecommendAnswer, served, answers=answers)
 
 

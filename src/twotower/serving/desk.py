@@ -46,12 +46,15 @@ class Desk:
     """Threads that compute, and a bounded queue before them.
 
     Nothing waits for company where nobody is busy: what came while a thread was at such a call
-    goes as the next one. Other threads take part only in what is slow or goes alone.
+    goes as the next one. Other threads take part only in what is slow or goes alone. What is
+    quick goes to no thread, since to be handed over and back would take longer: all that came
+    in one turn of the loop is one call in the next.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, *, threads: int) -> None:
         self._limits, self._metrics = limits, metrics
         self._waiting: deque[_Ask] = deque()
+        self._quick: deque[_Ask] = deque()
         self._arrived = threading.Condition()
         self._in_flight = 0
         self._busy_since: float | None = None
@@ -73,16 +76,21 @@ class Desk:
         function: Callable[[Sequence[P], S], tuple[T, Sequence[A]]],
         parts: Sequence[P],
         rest: S,
+        *,
+        is_quick: bool = False,
     ) -> tuple[T, Sequence[A]]:
-        """Call a function in a thread, at once with the parts of others whose rest is equal.
+        """Call a function, at once with the parts of others whose rest is equal.
 
         Args:
             function: it gives something for all, and one thing a part.
+            is_quick: whether it takes less than a thread would, so that it needs none.
 
         Raises:
             ServiceError: too many are waiting, or it takes too long.
         """
-        found: tuple[T, Sequence[A]] = await self._put(function, (rest,), parts)
+        found: tuple[T, Sequence[A]] = await self._put(
+            function, (rest,), parts, is_quick=is_quick
+        )
         return found
 
     async def _put(
@@ -90,12 +98,20 @@ class Desk:
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         parts: Sequence[Any] | None,
+        *,
+        is_quick: bool = False,
     ) -> Any:
         if self._in_flight >= self._limits.in_flight:
             self._metrics.refused.inc()
             raise ServiceError(429, "too many requests are waiting; try again", retry_after=1)
         self._count(1)
-        ask = _Ask(function, arguments, asyncio.get_running_loop().create_future(), parts)
+        loop = asyncio.get_running_loop()
+        ask = _Ask(function, arguments, loop.create_future(), parts)
+        if is_quick:
+            if not self._quick:
+                loop.call_soon(self._answer_quick)
+            self._quick.append(ask)
+            return await ask.answer
         with self._arrived:
             self._waiting.append(ask)
             if self._may_begin(ask):
@@ -109,6 +125,12 @@ class Desk:
                 f"no answer within {self._limits.seconds:g} s; ask for less or try again",
                 retry_after=1,
             ) from None
+
+    def _answer_quick(self) -> None:
+        asks, self._quick = _together(self._quick[0], self._quick)
+        self._deliver(len(asks), _computed([ask for ask in asks if not ask.answer.done()]))
+        if self._quick:
+            asyncio.get_running_loop().call_soon(self._answer_quick)
 
     def _count(self, more: int) -> None:
         """Only ever in the thread of the loop."""
@@ -138,17 +160,7 @@ class Desk:
         with self._arrived:
             while (first := next(filter(self._may_begin, self._waiting), None)) is None:
                 self._arrived.wait(_SECONDS_ALONE)
-            asks, others, size = [first], deque[_Ask](), len(first.parts or ())
-            for other in self._waiting:
-                together = size + len(other.parts or ())
-                if other is first:
-                    continue
-                if together <= _MOST_TOGETHER and other.goes_with(first):
-                    asks.append(other)
-                    size = together
-                else:
-                    others.append(other)
-            self._waiting = others
+            asks, self._waiting = _together(first, self._waiting)
             if first.parts is not None:
                 self._busy_since = time.monotonic()
         return asks
@@ -164,6 +176,21 @@ class Desk:
                 ask.answer.set_result(found)
             else:
                 ask.answer.set_exception(error)
+
+
+def _together(first: _Ask, waiting: Sequence[_Ask]) -> tuple[list[_Ask], deque[_Ask]]:
+    """One of those that wait with all that go with it, and those that do not."""
+    asks, others, size = [first], deque[_Ask](), len(first.parts or ())
+    for other in waiting:
+        together = size + len(other.parts or ())
+        if other is first:
+            continue
+        if together <= _MOST_TOGETHER and other.goes_with(first):
+            asks.append(other)
+            size = together
+        else:
+            others.append(other)
+    return asks, others
 
 
 def _computed(asks: Sequence[_Ask]) -> Sequence[tuple[_Ask, Any, Exception | None]]:

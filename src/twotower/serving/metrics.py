@@ -7,6 +7,7 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from twotower.retrieval.answer import Tally
 from twotower.retrieval.wish import Answer, Person, Wish
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -97,19 +98,21 @@ class Metrics:
         self._age.set_function(age_seconds)
 
     def answered(
-        self,
-        people: Sequence[Person],
-        answers: Sequence[Answer],
-        wish: Wish,
-        *,
-        num_unknown: int,
+        self, people: Sequence[Person], answers: Sequence[Answer], wish: Wish, tally: Tally
     ) -> None:
         """Count lists."""
-        self.people.inc(len(people))
-        self.unknown_people.inc(num_unknown)
-        self.asked.inc(wish.k * len(people))
-        self.given.inc(sum(len(answer.items) for answer in answers))
-        self.filtered.inc(len(people) if wish.where else 0)
+        counts = (
+            (self.people, len(people)),
+            (self.unknown_people, tally.unknown),
+            (self.asked, wish.k * len(people)),
+            (self.given, sum(len(answer.items) for answer in answers)),
+            (self.filtered, len(people) if wish.where else 0),
+            (self.approximate_lists, len(tally.approximate)),
+            (self.filter_fallbacks, len(tally.fallbacks)),
+        )
+        for counter, more in counts:
+            if more:
+                counter.inc(more)
 
     def took(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import secrets
@@ -137,6 +138,9 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
             failures.append(error)
             server.should_exit = True
         else:
+            # What is there now stays; to look through it for garbage holds up requests.
+            gc.collect()
+            gc.freeze()
             follow(service, plan.watched, leader)
 
     def end(*_: object) -> None:

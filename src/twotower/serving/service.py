@@ -140,11 +140,7 @@ class Service:
         recommender, recent, tally = served.recommender, self._recent, Tally()
         answers = answer(recommender, people, wish, recent=recent, tally=tally)
         self._sample.look(recommender, people, wish, recent, answers, tally)
-        named = [each.user for each in people if each.user is not None]
-        unknown = int((recommender.users.rows(named) == 0).sum())
-        self.metrics.answered(people, answers, wish, num_unknown=unknown)
-        self.metrics.approximate_lists.inc(len(tally.approximate))
-        self.metrics.filter_fallbacks.inc(len(tally.fallbacks))
+        self.metrics.answered(people, answers, wish, tally)
         return served, answers
 
     def similar(self, items: Sequence[Id], k: int) -> tuple[Served, Recommendations]:
