@@ -22,7 +22,7 @@ SHOP = Size(users=1_000_000, items=100_000, rows=50_000_000)
 
 def settings(size: Size = SHOP, memory_gib: float = 16, **sections: dict[str, Any]) -> Config:
     """Settings with nothing on auto, as a training has them."""
-    model = {"history": "mean", "user_ids": False, "item_ids": True}
+    model = {"history": "mean", "user_ids": False, "item_ids": True, "embedding_dim": 128}
     training = {"loss": "in_batch_softmax", "batch_size": 2048, **sections.get("training", {})}
     config = parse_config(
         {
@@ -145,7 +145,7 @@ def test_with_a_folder_for_the_best_weights_a_large_table_is_there_three_times()
     ]
     # A small one is copied in memory all the same.
     assert taken[0] == taken[1]
-    assert taken[2] - taken[3] == 10_000_000 * settings().model.embedding_dim * 4
+    assert taken[2] - taken[3] == 10_000_000 * settings().model.dim * 4
 
 
 def test_an_id_column_of_100_m_distinct_values_is_refused_before_it_is_read() -> None:
