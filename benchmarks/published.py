@@ -1,15 +1,17 @@
-"""The published protocols: our default settings beside the figures of the papers.
+"""The published protocols: our defaults and tuned baselines, to lay beside the papers.
 
-Settings and the number of epochs are chosen on a validation part of train, then all of train
-is learned; test is looked at once. Candidates, cutoffs and what is masked are the protocol's.
+Settings and the number of epochs are chosen on a validation part of train, those of the
+baselines too; then all of train is learned, and test is looked at once. Candidates, cutoffs and
+what is masked are the protocol's.
 
     TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
+        [--baselines popularity,item_knn,ease,ials]
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,24 @@ import torch
 
 from benchmarks.public import asked
 from twotower import Recommender, fit, parse_config
+from twotower.config import Config
 from twotower.data.interactions import Interactions, histories
+from twotower.data.tables import Dataset, read
 from twotower.evaluation import evaluate as ev
+from twotower.evaluation.opponents import opponents
+from twotower.evaluation.rankers import IN_WORDS, Factors, Ranker
+from twotower.pipeline import plan
+from twotower.watch import Watch
 
 Tables = dict[str, Any]
 Scores = Mapping[str, float]
+Measure = Callable[[Recommender, Ranker], Scores]
+"""Who knows the ids, and who scores its rows."""
 
 
 def ranked(
     recommender: Recommender,
+    ranker: Ranker,
     train: pd.DataFrame,
     test: pd.DataFrame,
     k: int,
@@ -46,10 +57,12 @@ def ranked(
     held = ev.held_out(rows_of(recommender, test), seen)
     is_candidate = torch.zeros(len(recommender.items), dtype=torch.bool)
     is_candidate[torch.from_numpy(np.unique(in_train.item_rows)).long() - 1] = True
-    vectors = recommender.user_vectors[torch.from_numpy(held.user_rows)]
-    items = recommender.item_vectors[1:]
     found = ev.rank(
-        lambda part: vectors[part] @ items.T, held, seen, k, is_candidate=is_candidate
+        lambda part: ranker.scores(held.user_rows[part]),
+        held,
+        seen,
+        k,
+        is_candidate=is_candidate,
     )
     values = ev.ranking_values(found, held, [k])
     # As the recommenders repository has it: over all there is to find, also beyond the list.
@@ -72,7 +85,7 @@ def named(found: Scores, names: Mapping[str, str]) -> Scores:
     return {theirs: found[ours] for theirs, ours in names.items()}
 
 
-def ml_100k(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+def ml_100k(folder: Path) -> tuple[Tables, Measure]:
     """75/25 an item, as Microsoft's recommenders repository cuts it; all ratings count."""
     rows = pd.read_parquet(folder / "ml-100k" / "interactions.parquet")
     assert len(rows) == 100_000
@@ -86,8 +99,8 @@ def ml_100k(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
     train, test = pairs[is_train], pairs[~is_train]
     assert (len(train), len(test)) == (75_066, 24_934)
 
-    def measure(recommender: Recommender) -> Scores:
-        found = ranked(recommender, train, test, 10)
+    def measure(recommender: Recommender, ranker: Ranker) -> Scores:
+        found = ranked(recommender, ranker, train, test, 10)
         names = {"MAP": "map@10", "nDCG@10": "ndcg@10", "P@10": "precision@10"}
         return named(found, {**names, "R@10": "recall@10"})
 
@@ -98,22 +111,24 @@ def ml_100k(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
     return {**sides, "train": train, "test": test}, measure
 
 
-def ncf_ml_1m(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+def ncf_ml_1m(folder: Path) -> tuple[Tables, Measure]:
     """Leave one out with 99 sampled negatives (He et al., WWW 2017)."""
     train = pd.read_parquet(folder / "ncf-ml-1m" / "train.parquet")[["user_id", "item_id"]]
     test = pd.read_parquet(folder / "ncf-ml-1m" / "test.parquet")
     assert (len(train), len(test)) == (994_169, 6_040)
 
-    def measure(recommender: Recommender) -> Scores:
-        users = torch.from_numpy(recommender.users.rows(test["user_id"].tolist()))
+    def measure(recommender: Recommender, ranker: Ranker) -> Scores:
+        users = recommender.users.rows(test["user_id"].tolist())
         own = torch.from_numpy(recommender.items.rows(test["item_id"].tolist()))
         flat = np.concatenate(test["negatives"].to_list()).tolist()
         others = torch.from_numpy(recommender.items.rows(flat)).view(len(test), 99)
-        vectors = recommender.user_vectors[users]
-        item = recommender.item_vectors
-        positive = (vectors * item[own]).sum(1, keepdim=True)
-        negative = torch.einsum("ud,und->un", vectors, item[others])
-        # The positive itself among its negatives is no rival; else a tie counts against us.
+        asked_for = torch.cat([own[:, None], others], 1) - 1
+        some = np.array_split(np.arange(len(test)), 8)
+        scores = torch.cat(
+            [ranker.scores(users[rows]).gather(1, asked_for[rows]) for rows in some]
+        )
+        positive, negative = scores[:, :1], scores[:, 1:]
+        # The positive itself among its negatives is no rival; else a tie counts against it.
         is_rival = (negative >= positive) & (others != own[:, None])
         rank = is_rival.sum(1).numpy()
         gain = np.where(rank < 10, 1 / np.log2(rank + 2), 0.0)
@@ -125,7 +140,7 @@ def ncf_ml_1m(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
 def light_gcn(name: str, rows: tuple[int, int, int]) -> Any:
     """The splits of LightGCN (He et al., SIGIR 2020); validation as LightGCN++ cuts it."""
 
-    def job(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+    def job(folder: Path) -> tuple[Tables, Measure]:
         train, test, val = (
             pd.read_parquet(folder / name / f"{part}.parquet")[["user_id", "item_id"]]
             for part in ("train", "test", "lightgcnpp_valid")
@@ -134,8 +149,8 @@ def light_gcn(name: str, rows: tuple[int, int, int]) -> Any:
         both = train.merge(val.drop_duplicates(), how="left", indicator=True)
         kept = both.loc[both["_merge"] == "left_only", ["user_id", "item_id"]]
 
-        def measure(recommender: Recommender) -> Scores:
-            found = ranked(recommender, train, test, 20)
+        def measure(recommender: Recommender, ranker: Ranker) -> Scores:
+            found = ranked(recommender, ranker, train, test, 20)
             return named(found, {"R@20": "recall@20", "NDCG@20": "ndcg@20"})
 
         return {"train": kept, "val": val, "test": test}, measure
@@ -143,7 +158,7 @@ def light_gcn(name: str, rows: tuple[int, int, int]) -> Any:
     return job
 
 
-def beauty(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
+def beauty(folder: Path) -> tuple[Tables, Measure]:
     """Each user's last item is test, the one before validation; nothing is masked."""
     rows = pd.read_parquet(folder / "amazon-beauty" / "interactions.parquet")
     assert len(rows) == 198_502
@@ -151,8 +166,8 @@ def beauty(folder: Path) -> tuple[Tables, Callable[[Recommender], Scores]]:
     pairs = rows.sort_values(["user_id", "pos"])[["user_id", "item_id"]]
     train, test = pairs[from_end > 1], pairs[from_end == 1]
 
-    def measure(recommender: Recommender) -> Scores:
-        found = ranked(recommender, train, test, 10, masked=False)
+    def measure(recommender: Recommender, ranker: Ranker) -> Scores:
+        found = ranked(recommender, ranker, train, test, 10, masked=False)
         return named(found, {"R@10": "recall@10", "NDCG@10": "ndcg@10"})
 
     return {"interactions": pairs}, measure
@@ -167,7 +182,7 @@ class Job:
         settings: what the protocol asks for; all else is untouched.
     """
 
-    tables: Callable[[Path], tuple[Tables, Callable[[Recommender], Scores]]]
+    tables: Callable[[Path], tuple[Tables, Measure]]
     settings: Mapping[str, Any]
 
 
@@ -183,26 +198,50 @@ JOBS: Mapping[str, Job] = {
 
 
 def main() -> None:
-    given = asked(__doc__, JOBS)
+    given = asked(__doc__, JOBS, {"baselines": "popularity,item_knn,ease,ials"})
     quick = {"evaluation": {"baselines": ["popularity"], "bootstrap": 10}}
-    print("| table | seed | figures on test | epochs | training s |\n|---|--:|---|--:|--:|")
+    print("| table | seed | who | figures on test | epochs | s |\n|---|--:|---|---|--:|--:|")
     for name in given.names:
         tables, measure = JOBS[name].tables(given.folder)
+        settings = JOBS[name].settings
+        dataset = read(tables, parse_config(settings).data)
         found: dict[str, list[float]] = {}
         for seed in given.seeds:
-            config = parse_config({**JOBS[name].settings, "training": {"seed": seed}, **quick})
+            config = parse_config({**settings, "training": {"seed": seed}, **quick})
             started = time.perf_counter()
-            recommender = fit(tables, config)
+            recommender = fit(dataset, config)
             seconds = time.perf_counter() - started
-            for metric, value in measure(recommender).items():
-                found.setdefault(metric, []).append(value)
-            figures = ", ".join(
-                f"{metric} {values[-1]:.4f}" for metric, values in found.items()
+            towers = Factors(
+                "two towers", recommender.user_vectors.numpy(), recommender.item_vectors.numpy()
             )
-            epochs = recommender.metrics["best_epoch"]
-            print(f"| {name} | {seed} | {figures} | {epochs} | {seconds:.0f} |", flush=True)
+            values = measure(recommender, towers)
+            for metric, value in values.items():
+                found.setdefault(metric, []).append(value)
+            row = figures(values), f"{recommender.metrics['best_epoch']} | {seconds:.0f}"
+            print(f"| {name} | {seed} | two towers | {' | '.join(row)} |", flush=True)
         if len(given.seeds) > 1:
-            print(f"| {name} | all | {', '.join(map(interval, found.items()))} | | |")
+            all_seeds = ", ".join(map(interval, found.items()))
+            print(f"| {name} | all | two towers | {all_seeds} | | |", flush=True)
+        beside = {"baselines": given.more.baselines.split(","), "bootstrap": 10}
+        config = parse_config({**settings, "evaluation": beside})
+        for ranker, seconds in baselines(dataset, config):
+            row = IN_WORDS[ranker.name], figures(measure(recommender, ranker))
+            print(f"| {name} | | {' | '.join(row)} | | {seconds:.0f} |", flush=True)
+
+
+def baselines(dataset: Dataset, config: Config) -> Iterator[tuple[Ranker, float]]:
+    """Each tuned on validation, then fitted on all of train, and the seconds of both."""
+    parts = plan(dataset, config, Watch()).parts
+    known = parts.train.followed_by(parts.val).positives()
+    is_candidate = torch.zeros(len(dataset.items), dtype=torch.bool)
+    is_candidate[torch.from_numpy(np.unique(known.item_rows)).long() - 1] = True
+    for ranker, tuning in opponents(dataset, parts, config, is_candidate, Watch()):
+        yield ranker, ranker.seconds + tuning.get("tuning_seconds", 0.0)
+
+
+def figures(values: Scores) -> str:
+    """All of them in a line."""
+    return ", ".join(f"{metric} {value:.4f}" for metric, value in values.items())
 
 
 def interval(metric: tuple[str, list[float]]) -> str:
