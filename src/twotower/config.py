@@ -177,7 +177,8 @@ class TrainingConfig(Section):
         "auto",
         description="how many items, drawn anew each step, stand for all others; under "
         "softmax 0 means all others themselves; auto: under softmax all up to 20,000 items, "
-        "else 8,192; 2,048 for the others, or as many as there are items",
+        "else 8,192; with a transformer all up to 5,000, else 2,048; 2,048 for the other "
+        "losses, or as many as there are items",
     )
     distinct_negatives: bool = Field(
         False, description="others that were sampled twice in a step count once"

@@ -68,6 +68,17 @@ def test_in_a_large_catalogue_some_items_stand_for_all() -> None:
     assert made("bce", 20_001, negatives_from="mixed").negatives == 2048
 
 
+def test_in_order_some_stand_for_all_sooner() -> None:
+    found = [
+        settled(TrainingConfig(), "softmax", num_items, is_in_order=True)
+        for num_items in (5_000, 5_001)
+    ]
+    assert [(one.negatives_from, one.negatives) for one in found] == [
+        ("all", 0),
+        ("mixed", 2048),
+    ]
+
+
 @pytest.mark.parametrize(
     ("loss", "training", "message"),
     [

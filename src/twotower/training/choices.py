@@ -15,6 +15,9 @@ WEIGHED: frozenset[Loss] = frozenset({"bce", "in_batch_softmax"})
 # beside those that the batch itself brings.
 _ALL_ITEMS = 20_000
 _SOFTMAX_NEGATIVES = 8192
+# Where each row of a batch has a user of its own, and not a part of a history.
+_ALL_ITEMS_IN_ORDER = 5_000
+_IN_ORDER_NEGATIVES = 2048
 _NEGATIVES = 2048
 _FIRST: Mapping[Loss, NegativesFrom] = {
     "bce": "labels",
@@ -36,8 +39,13 @@ _DRAWN: frozenset[NegativesFrom] = frozenset({"uniform", "popularity", "mixed"})
 _SAMPLED: frozenset[NegativesFrom] = _DRAWN | {"in_batch"}
 
 
-def settled(training: TrainingConfig, loss: Loss, num_items: int) -> TrainingConfig:
+def settled(
+    training: TrainingConfig, loss: Loss, num_items: int, *, is_in_order: bool = False
+) -> TrainingConfig:
     """The section with nothing about losses and others left on ``auto``.
+
+    Args:
+        is_in_order: that histories are read in order, each item found from those before it.
 
     Raises:
         ConfigError: choices that do not go together, all at once.
@@ -46,7 +54,10 @@ def settled(training: TrainingConfig, loss: Loss, num_items: int) -> TrainingCon
     negatives = training.negatives
     source = training.negatives_from
     if negatives == "auto" and loss == "softmax" and source in {"auto", "all"}:
-        negatives = 0 if num_items <= _ALL_ITEMS or source == "all" else _SOFTMAX_NEGATIVES
+        most, drawn = _ALL_ITEMS, _SOFTMAX_NEGATIVES
+        if is_in_order:
+            most, drawn = _ALL_ITEMS_IN_ORDER, _IN_ORDER_NEGATIVES
+        negatives = 0 if num_items <= most or source == "all" else drawn
     if source == "auto":
         source = _FIRST_DRAWN.get(loss, _FIRST[loss]) if _is_asked(negatives) else _FIRST[loss]
     if negatives == "auto":

@@ -79,7 +79,8 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         mixed = bool(liked.any() and not liked.all())
         loss = "in_batch_softmax" if history == "none" else "softmax"
         loss = "bce" if mixed else loss
-    training = settled(training, loss, len(dataset.items))
+    is_in_order = history == "transformer"
+    training = settled(training, loss, len(dataset.items), is_in_order=is_in_order)
     from_labels = loss in {"bce", "triplet"} and training.negatives_from == "labels"
     if history == "auto":
         history = "none" if from_labels else "mean"
