@@ -20,7 +20,8 @@ MOST_QUERIES = 2**16
 # Half a unit in the last place of bfloat16, and something for the rounding of this bound.
 _HALF_UNIT = 2.0**-8 * (1 + 2.0**-10)
 _LOWEST = np.finfo(np.float32).min
-_ALL_BUT_SIGN = {2: np.int16(2**15 - 1), 4: np.int32(2**31 - 1)}
+# By size in bytes.
+_ALL_BUT_SIGN = {2: 2**15 - 1, 4: 2**31 - 1}
 # Where each query's candidates begin, and their positions -> their exact scores.
 Exactly = Callable[
     [Int64[np.ndarray, " B1"], Int64[np.ndarray, " N"]], Float32[np.ndarray, " N"]
