@@ -185,6 +185,13 @@ def by_popularity(recommender: Recommender) -> Scorer:
     return lambda people: recommender.popularity[1:].expand(len(people), -1)
 
 
+def at_random(recommender: Recommender) -> Scorer:
+    """Any order of the items."""
+    generator = torch.Generator().manual_seed(0)
+    size = len(recommender.items)
+    return lambda people: torch.rand((len(people), size), generator=generator)
+
+
 def by_what_is_known(
     recommender: Recommender,
     columns: Mapping[Any, Mapping[str, Any]],
@@ -207,10 +214,13 @@ def of_new_items(given: World, towers: Mapping[str, Recommender]) -> dict[str, W
     """Lists of known people, of which new items are to be found."""
     others = pd.concat([given.before, given.known])
     new = set(given.new_items["item_id"])
+    last = towers["retrained"]
+    scorers = {"at random": (last, at_random(last))}
+    scorers |= {who: (each, by_id(each)) for who, each in towers.items()}
     return {
         what: {
-            who: found(each, by_id(each), given.new_items, others, among)
-            for who, each in towers.items()
+            who: found(recommender, scores_of, given.new_items, others, among)
+            for who, (recommender, scores_of) in scorers.items()
         }
         for what, among in {"new items": None, "new items, of these alone": new}.items()
     }

@@ -283,7 +283,7 @@ def _of_owners(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of (items, owners) those of some owners, who count from the first of these."""
     items, owners = pairs
-    begin, end = np.searchsorted(owners, [start, stop])
+    begin, end = owners.searchsorted((start, stop))
     return items[begin:end], owners[begin:end] - start
 
 

@@ -20,6 +20,8 @@ MOST_QUERIES = 2**16
 # Half a unit in the last place of bfloat16, and something for the rounding of this bound.
 _HALF_UNIT = 2.0**-8 * (1 + 2.0**-10)
 _LOWEST = np.finfo(np.float32).min
+# By size in bytes.
+_ALL_BUT_SIGN = {2: 2**15 - 1, 4: 2**31 - 1}
 # Where each query's candidates begin, and their positions -> their exact scores.
 Exactly = Callable[
     [Int64[np.ndarray, " B1"], Int64[np.ndarray, " N"]], Float32[np.ndarray, " N"]
@@ -208,7 +210,7 @@ def _sortable(scores: Tensor) -> np.ndarray:
 def _flipped(bits: np.ndarray) -> np.ndarray:
     """Bits of floats -> whole numbers that sort as these do, and back."""
     sign = bits >> (8 * bits.itemsize - 1)
-    flipped: np.ndarray = bits ^ (sign & np.iinfo(bits.dtype).max)
+    flipped: np.ndarray = bits ^ (sign & _ALL_BUT_SIGN[bits.itemsize])
     return flipped
 
 
