@@ -35,7 +35,6 @@ COMMANDS = {
     "throughput": ["throughput", *(["--tfrs", str(TFRS)] if TFRS.exists() else [])],
     "tables": ["tables"],
     "tables_memory": ["tables", "--memory"],
-    "limited": ["limited"],
     "growing": ["growing"],
     "room": ["room"],
     "approximate": ["approximate"],

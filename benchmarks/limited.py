@@ -79,7 +79,7 @@ def measure(world: str, runs: str, limit_mib: int, loss: str) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--limit", type=int, default=1100, help="MiB")
+    arguments.add_argument("--limit", type=int, default=1536, help="MiB")
     arguments.add_argument("--loss", default="bce", choices=list(BATCHES))
     arguments.add_argument("--times", type=float, default=4.0)
     arguments.add_argument("--again", action="store_true", help="from the rows that are kept")

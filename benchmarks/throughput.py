@@ -15,6 +15,7 @@ precision, done again with nothing between them and into the same memory each ti
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import tempfile
@@ -234,12 +235,16 @@ def tfrs(python: str, world: World, loss: str, rows: int, optimizer: str) -> Con
     data = Path(scratch) / "world.npz"
     np.savez(data, **vars(world))
     script = Path(__file__).with_name("peer_tfrs.py")
+    threads = dict.fromkeys(
+        ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(torch.get_num_threads())
+    )
     worker = subprocess.Popen(
         [python, str(script), str(data), loss, str(rows), optimizer],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, **threads},
     )
     assert worker.stdin is not None
     assert worker.stdout is not None

@@ -21,7 +21,7 @@ def test_where_memory_does_not_suffice_it_says_that_and_blames_no_file() -> None
             engine.rows(connection, MUCH, "shop")
 
 
-@pytest.mark.parametrize(("mib", "threads"), [(64, 1), (1100, 1), (2200, 2)])
+@pytest.mark.parametrize(("mib", "threads"), [(64, 1), (640, 1), (1200, 2)])
 def test_little_memory_is_not_shared_among_threads(
     mib: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,12 +73,12 @@ class Table:
 def connect() -> duckdb.DuckDBPyConnection:
     """A private engine in memory: silent, and in UTC wherever the machine stands.
 
-    It takes a quarter of what is free, and goes on on the disk: of what it took it gives memory
-    back when it is closed, but not the addresses, and a limit of the shell counts those.
+    It takes half of what is free, and goes on on the disk. Closed, it gives back the memory but
+    not the addresses, and a limit of the shell counts those.
     """
     engine = duckdb.connect()
     free = available_bytes(DataConfig()) - _UNCOUNTED_BYTES
-    most = max(free // 4, _LEAST_BYTES)
+    most = max(free // 2, _LEAST_BYTES)
     engine.execute(f"SET memory_limit = '{most // 2**20}MiB'")
     threads = min(max(most // _THREAD_BYTES, 1), os.cpu_count() or 1)
     engine.execute(f"SET threads = {threads}")

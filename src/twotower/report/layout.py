@@ -11,7 +11,8 @@ NEIGHBOURS = 10
 _STEPS = 300
 _OTHERS = 20
 _RATE = 0.3
-_BLOCK_ROWS = 2048
+# Scores that are held at once.
+_HELD = 2**22
 
 
 def lay_out(vectors: Float32[Tensor, "I D"], *, seed: int) -> Float32[Tensor, "I 2"]:
@@ -75,8 +76,9 @@ def nearest(
         own: whether query n is point n, which then is not its own neighbour.
     """
     found = []
-    for start in range(0, len(queries), _BLOCK_ROWS):
-        scores = queries[start : start + _BLOCK_ROWS] @ points.T
+    block = max(_HELD // max(len(points), 1), 1)
+    for start in range(0, len(queries), block):
+        scores = queries[start : start + block] @ points.T
         if own:
             rows = torch.arange(len(scores))
             scores[rows, start + rows] = -torch.inf
