@@ -38,16 +38,14 @@ def test_beside_all_small_catalogues_are_described_in_each_step_and_large_ones_i
         assert steps_beside_all(rows) == steps
 
 
-def test_beside_some_all_are_described_where_eight_steps_read_each_several_times() -> None:
-    def steps(num_items: int, num_rows: int = 10**6) -> int:
-        return steps_beside_some(num_items, batch_size=256, num_rows=num_rows)
-
-    assert [steps(500), steps(1024), steps(1025)] == [8, 8, 1]
+def test_beside_some_all_are_described_where_a_few_steps_read_each_twice() -> None:
+    found = [steps_beside_some(items, 256, num_rows=10**6) for items in (500, 2048, 2049)]
+    assert found == [16, 16, 1]
 
 
-def test_the_layers_learn_several_times_an_epoch_however_short_it_is() -> None:
-    found = [steps_beside_some(256, 256, num_rows=256 * each) for each in (30, 24, 9, 5)]
-    assert found == [8, 8, 3, 1]
+def test_the_layers_learn_twice_an_epoch_however_short_it_is() -> None:
+    found = [steps_beside_some(256, 256, num_rows=256 * each) for each in (40, 28, 9, 3)]
+    assert found == [16, 14, 4, 1]
 
 
 def test_the_layers_learn_what_they_would_learn_in_each_step_all_at_once() -> None:

@@ -13,8 +13,8 @@ from twotower.model.two_tower import TwoTower
 # A catalogue of so many items is worth one step of waiting; of more, more, up to the most.
 _ITEMS_A_STEP = 512
 _MOST_STEPS = 8
-# However few steps an epoch has, the layers learn so often in it.
-_LEAST_OFTEN = 3
+# Where a step reads some of the items, the layers learn so often in an epoch at least.
+_MOST_STEPS_OF_SOME, _LEAST_OFTEN = 16, 2
 
 
 class Described:
@@ -74,5 +74,5 @@ def steps_beside_some(num_items: int, batch_size: int, num_rows: int) -> int:
     Args:
         num_rows: of an epoch.
     """
-    steps = min(_MOST_STEPS, num_rows // (batch_size * _LEAST_OFTEN))
+    steps = min(_MOST_STEPS_OF_SOME, num_rows // (batch_size * _LEAST_OFTEN))
     return steps if 2 * num_items <= steps * batch_size else 1
