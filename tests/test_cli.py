@@ -454,7 +454,8 @@ def test_ctrl_c_in_the_first_epoch_says_so_and_leaves_nothing(shop: Path) -> Non
     # A loss for which each of many equal rows counts, so that an epoch is long.
     write_settings(shop, training={"batch_size": 1, "loss": "bpr"}, data={"duplicates": "keep"})
     command = Warm(TRAIN, shop)
-    assert until(lambda: bool(list(shop.glob("runs/.unfinished-*"))), command)
+    assert until(lambda: bool(list(shop.glob("runs/.unfinished-*/identity"))), command)
+    time.sleep(0.2)
     done = stop(command, signal.SIGINT)
     assert (done.code, done.out) == (130, "")
     assert done.err == "interrupted before the end; no result was written\n"

@@ -98,8 +98,8 @@ def train(
         watch.note(note)
     resume = work is not None
     work = work or unfinished.start(into, run_name, identity)
-    target = into / unfinished.finished_name(work)
     try:
+        target = into / unfinished.finished_name(work)
         stages = Stages()
         with watched(stages if profile else None):
             recommender = _fit(planned, watch, work=work, identity=identity, resume=resume)

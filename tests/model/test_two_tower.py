@@ -21,13 +21,18 @@ from twotower.model.two_tower import TwoTower
 USERS = FeatureShape(num_ids=8, dense=2, categories=(3,), bags=())
 ITEMS = FeatureShape(num_ids=9, dense=1, categories=(), bags=((4, False),))
 DIM = 5
-SETTLED = {"history": "mean", "history_dropout": 0.5, "temperature": 0.1}
+SETTLED = {
+    "history": "mean",
+    "history_dropout": 0.5,
+    "temperature": 0.1,
+    "embedding_dim": DIM,
+}
 
 
 def towers(*, ids: bool = True, fresh: bool = False, **changed: Any) -> TwoTower:
     """Small towers in evaluation; as they begin if ``fresh``, else no weight is zero."""
     torch.manual_seed(1)
-    small = {"embedding_dim": DIM, "user_hidden_dims": (6,), "item_hidden_dims": (6,)}
+    small = {"user_hidden_dims": (6,), "item_hidden_dims": (6,)}
     config = ModelConfig.model_validate({**SETTLED, **small, **changed})
     made = TwoTower(USERS, ITEMS, config, user_ids=ids, item_ids=ids)
     if not fresh:
@@ -155,7 +160,7 @@ class TestEmbedding:
 
     def test_without_features_there_are_no_layers(self) -> None:
         bare = FeatureShape(num_ids=8, dense=0, categories=(), bags=())
-        config = ModelConfig.model_validate({**SETTLED, "embedding_dim": DIM})
+        config = ModelConfig.model_validate(SETTLED)
         model = TwoTower(bare, bare, config, user_ids=False, item_ids=True)
         assert model.user_tower is None
         assert model.item_tower is None
