@@ -64,8 +64,8 @@ class ModelConfig(Section):
     type: Literal["two_tower"] = Field("two_tower", description="the only kind there is")
     embedding_dim: Width | Literal["auto"] = Field(
         "auto",
-        description="length of an embedding, D; auto: 128, but 512 where items are told by "
-        "features alone and others are drawn: words want more room",
+        description="length of an embedding, D; auto: 128, but under softmax 512 where items "
+        "are told by features alone, whose words want more room",
     )
     user_hidden_dims: tuple[Width, ...] = Field(
         (256, 128), description="hidden layers of the user tower; [] for a linear tower"

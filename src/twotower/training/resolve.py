@@ -100,7 +100,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         item_ids = not is_told
     dim = model.embedding_dim
     if dim == "auto":
-        dim = 128 if item_ids or from_labels else 512
+        dim = 512 if loss == "softmax" and not item_ids else 128
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" and from_labels else "ndcg"
