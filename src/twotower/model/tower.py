@@ -64,10 +64,9 @@ class _Layers(Function):
     """Linear layers with ReLU and dropout between them, as one step of autograd.
 
     ReLU and dropout work in place, and the backward pass reads from the zeros that they left
-    where no gradient flows; dropout's scale is a factor of the next product. So a
-    layer costs little beside its products, where a module for each part costs as much again.
-    Under autocast all but the gradients of weights is in its precision. Can be differentiated
-    once only.
+    where no gradient flows; dropout's scale is a factor of the next product. So a layer costs
+    little beside its products, where a module for each part costs as much again. Under autocast
+    all but the gradients of weights is in its precision. Can be differentiated once only.
     """
 
     @staticmethod

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from twotower.data.encoders import FIRST
 from twotower.data.features import Bag, FeatureShape, FeatureTable
 from twotower.model.history import owners_of
+from twotower.model.singular import right_singular_vectors
 
 Side = Literal["user", "item"]
 # A list of fewer different values is a few categories, which the layers combine.
 _MANY = 1000
 _TEXTS = "text"
-# How exact the singular vectors are (Halko et al., 2011).
-_ITERATIONS, _SPARE = 5, 30
 # So many rows say which words stand together.
 _MOST_ROWS = 100_000
 
@@ -126,14 +125,9 @@ def _found_together(
     ).coalesce()
     lengths = torch.zeros(rows).index_add_(0, found.indices()[0], found.values().square())
     found.values().div_(lengths.sqrt_().clamp_(min=1e-9)[found.indices()[0]])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        _, _, vectors = torch.svd_lowrank(
-            found, q=min(like.shape[1] + _SPARE, rows, size), niter=_ITERATIONS
-        )
+    kept = right_singular_vectors(found, like.shape[1], rank=min(rows, size))
     table = torch.zeros_like(like)
-    kept = vectors[:, : table.shape[1]].to(table)
-    table[:, : kept.shape[1]] = kept
+    table[:, : kept.shape[1]] = kept.to(table)
     return table * (like.square().mean() / table.square().mean().clamp(min=1e-12)).sqrt()
 
 

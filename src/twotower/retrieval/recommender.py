@@ -292,9 +292,11 @@ class Recommender:
         )
         # What all items or users were gone through for is not found out again.
         moments = self._moments + moments_of(vectors) - moments_of(self.item_vectors[old])
-        coarse = self.coarse and self.coarse.with_changed(torch.from_numpy(put), whole[1:][put])
-        has_features = self.user_has_features
-        vars(changed).update(_moments=moments, coarse=coarse, user_has_features=has_features)
+        vars(changed).update(_moments=moments, user_has_features=self.user_has_features)
+        # Only who answers requests has it.
+        if coarse := vars(self).get("coarse"):
+            positions = torch.from_numpy(put)
+            vars(changed)["coarse"] = coarse.with_changed(positions, whole[1:][positions])
         return changed
 
     def _read_items(self, source: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -311,15 +313,10 @@ class Recommender:
         """
         rows = self.items.rows(listed(items))
         changed = replace(self, removed=self.removed | set(rows[rows > 0].tolist()))
-        same = (
-            "_moments",
-            "popularity",
-            "catalogue",
-            "item_ids",
-            "user_has_features",
-            "coarse",
-        )
-        vars(changed).update({name: getattr(self, name) for name in same})
+        of_all = {"_moments", "popularity", "catalogue", "item_ids", "coarse"}
+        same = of_all | {"user_has_features"}
+        made = {name: value for name, value in vars(self).items() if name in same}
+        vars(changed).update(made)
         return changed
 
     def item_rows(self, items: Iterable[Any]) -> Int64[np.ndarray, " B"]:

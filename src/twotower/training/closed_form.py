@@ -14,11 +14,9 @@ from jaxtyping import Float
 
 from twotower.data.arrays import distinct
 from twotower.data.interactions import Interactions
+from twotower.model.singular import right_singular_vectors
 from twotower.model.two_tower import TwoTower
 
-_ITERATIONS = 5
-# Singular vectors beyond those asked for, which make those exact (Halko et al., 2011).
-_SPARE = 30
 # Small beside what training adds, as a fresh table's would be.
 _SIZE = 0.1
 # The vectors say much of an item's popularity too (``benchmarks/LOG.md``).
@@ -43,12 +41,9 @@ def item_table(
         check_invariants=False,
         is_coalesced=True,
     )
-    found = min(dim + _SPARE, num_users, num_items)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        _, _, vectors = torch.svd_lowrank(matrix, q=found, niter=_ITERATIONS)
+    vectors = right_singular_vectors(matrix, dim, rank=min(num_users, num_items))
     table = torch.zeros(num_items + 1, dim)
-    kept = vectors[:, :dim] * torch.from_numpy(item_scale)[:, None]
+    kept = vectors * torch.from_numpy(item_scale)[:, None]
     table[:, : kept.shape[1]] = kept * (_SIZE / kept.square().mean().sqrt().clamp(min=1e-12))
     return table
 
