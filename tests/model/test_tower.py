@@ -99,7 +99,7 @@ def test_a_dropped_unit_learns_nothing_and_the_others_by_as_much_as_they_spoke()
     ours = torch.autograd.grad(made.sum(), list(model.parameters()))
     hidden = (values @ model.hidden[0].weight.T + model.hidden[0].bias).relu()
     torch.manual_seed(5)
-    hidden = hidden * model.dropout.mask(hidden) * 2.0
+    hidden = hidden * model.dropout.masks(hidden, [len(hidden.T)])[0] * 2.0
     by_parts = hidden @ model.output.weight.T + model.output.bias
     torch.testing.assert_close(made, by_parts)
     theirs = torch.autograd.grad(by_parts.sum(), list(model.parameters()))

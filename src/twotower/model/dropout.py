@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -36,19 +38,31 @@ class Dropout(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Drop units in training; nothing else changes them."""
-        return values * self.mask(values).mul_(self.scale) if self.is_on else values
+        if not self.is_on:
+            return values
+        mask = self._mask(values.numel(), values).view(values.shape)
+        return values * mask.mul_(self.scale)
 
-    def mask(self, values: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """1 for each unit that is kept, 0 for each that is dropped; drawn anew.
+    def masks(self, rows: Float[Tensor, "B F"], widths: Sequence[int]) -> Sequence[Tensor]:
+        """For layers of so many units: 1 for each unit of each row that is kept, 0 for each
+        that is dropped, (B, width); none where nothing is dropped. Drawn anew.
+        """
+        if not self.is_on:
+            return ()
+        counts = [len(rows) * width for width in widths]
+        parts = torch.split(self._mask(sum(counts), rows), counts)
+        return [part.view(-1, width) for part, width in zip(parts, widths, strict=True)]
+
+    def _mask(self, count: int, like: Tensor) -> Float[Tensor, " N"]:
+        """Ones and zeros; drawn anew.
 
         On the CPU, drawing one Bernoulli number a unit took more time than all matrix products
         of a small tower together: there one 64-bit draw decides eight units. The comparison is
         NumPy's, whose loop over bytes is vectorised where torch's is not.
         """
-        if values.device.type != "cpu":
-            drawn = torch.rand_like(values)
-            return (drawn >= self.threshold / _CHOICES).to(values.dtype)
-        count = values.numel()
+        if like.device.type != "cpu":
+            drawn = torch.rand(count, device=like.device)
+            return (drawn >= self.threshold / _CHOICES).to(like.dtype)
         words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         kept = words.numpy().view(np.uint8)[:count] >= self.threshold
-        return torch.from_numpy(kept.astype(np.float32)).view(values.shape).to(values.dtype)
+        return torch.from_numpy(kept.astype(np.float32)).to(like.dtype)

@@ -75,17 +75,20 @@ class _Layers(Function):
     ) -> Tensor:
         """The last layer's output, (B, D)."""
         depth, dtype = len(weights_and_biases) // 2, product_dtype(features)
-        of_layers = [values.to(dtype) for values in weights_and_biases]
+        of_layers = weights_and_biases
+        if dtype != features.dtype:
+            of_layers = tuple(values.to(dtype) for values in weights_and_biases)
         inputs, weights, biases = [features.to(dtype)], of_layers[:depth], of_layers[depth:]
-        is_dropping, ctx.scale = dropout.is_on, dropout.scale
+        masks = dropout.masks(inputs[0], [len(bias) for bias in biases[:-1]])
+        ctx.scale = dropout.scale
         for weight, bias in zip(weights, biases, strict=True):
             alpha = 1.0 if weight is weights[0] else ctx.scale
             values = torch.addmm(bias, inputs[-1], weight.t(), alpha=alpha)
             if len(inputs) == depth:
                 break
             values.relu_()
-            if is_dropping:
-                values.mul_(dropout.mask(values))
+            if masks:
+                values.mul_(masks[len(inputs) - 1])
             inputs.append(values)
         ctx.save_for_backward(*inputs, *weights)
         return values.to(features.dtype)

@@ -268,7 +268,7 @@ class TwoTower(nn.Module):
 
     def logits(self, scores: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """Scores -> log-odds of the affinity."""
-        return self.slope * scores + self.offset
+        return torch.addcmul(self.offset, self.slope, scores)
 
     def affinity(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from twotower.data.features import FeatureTable
 from twotower.model.two_tower import TwoTower
+from twotower.training.threads import in_threads
 
 # A catalogue of so many items is worth one step of waiting; of more, more, up to the most.
 _ITEMS_A_STEP = 512
@@ -22,7 +23,8 @@ class Described:
 
     Where a step reads most items there are, most of its time would go into encoding features
     that hardly change. So a description is used for several steps, whose gradients add up, and
-    the layers learn from all of them at once.
+    the layers learn from all of them at once. All items together are worth all threads that
+    there were when this was made, whatever a step gets.
 
     Args:
         items: all of them, row 0 included.
@@ -38,13 +40,15 @@ class Described:
         self.rows = rows
         self.steps = steps
         self._used = 0
+        self._threads = torch.get_num_threads()
         self._made: Tensor | None = None
         self._leaf: Tensor | None = None
 
     def by(self, model: TwoTower) -> Float[Tensor, "I D"]:
         """What ``describe_items`` says of the items, for one step more."""
         if self._leaf is None:
-            self._made = model.describe_items(self.table)
+            with in_threads(self._threads):
+                self._made = model.describe_items(self.table)
             assert self._made is not None
             self._leaf = self._made.detach().requires_grad_()
         self._used += 1
@@ -58,7 +62,8 @@ class Described:
     def learn(self) -> None:
         """Send the gradients of the steps so far into the layers, and begin anew."""
         if self._made is not None and self._leaf is not None:
-            torch.autograd.backward(self._made, self._leaf.grad)
+            with in_threads(self._threads):
+                torch.autograd.backward(self._made, self._leaf.grad)
         self._made = self._leaf = None
         self._used = 0
 

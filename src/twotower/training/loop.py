@@ -7,7 +7,6 @@ a training that was stopped after any epoch goes on exactly as if it never was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.lazy import LazyAdam
 from twotower.training.objective import Objective
 from twotower.training.stages import stage, steps_of
+from twotower.training.threads import in_threads
 
 # An epoch is judged by the mean of so many, it and those before it.
 _JUDGED_TOGETHER = 3
@@ -157,8 +157,11 @@ def epochs(
         TwoTowerError: the loss is no number any more.
     """
     config = objective.config
-    device = objective.users.ids.device.type
-    in_precision = torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16")
+    device = objective.users.ids.device
+    # Apple's devices have no numbers of 64 bits.
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    is_bf16 = config.precision == "bf16"
+    in_precision = torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
     while not progress.is_over(config):
         number = progress.epoch + 1
         if on_epoch is not None:
@@ -169,10 +172,10 @@ def epochs(
             windows = objective.windows(model, number)
         model.train()
         # Sums of a loss a row; read once an epoch, lest each step waits for the device.
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=precise, device=device)
         rows = 0
         described = objective.described(model, batch_size)
-        with _threads_for(objective, batch_size):
+        with in_threads(1 if _is_small(objective, batch_size) else torch.get_num_threads()):
             for batch in steps_of(objective.batches(batch_size, rng, windows)):
                 with stage("loss"), in_precision:
                     loss = objective.loss_of(model, batch, described)
@@ -182,7 +185,7 @@ def epochs(
                         described.learn()
                 with stage("optimizer"):
                     optimizers.step()
-                total += loss.detach().to("cpu", torch.float64) * len(batch)
+                total.add_(loss.detach(), alpha=len(batch))
                 rows += len(batch)
                 if on_step is not None:
                     on_step(len(batch))
@@ -202,20 +205,13 @@ def epochs(
         yield progress
 
 
-@contextmanager
-def _threads_for(objective: Objective, batch_size: int) -> Iterator[None]:
-    """One thread where the products of a step are small.
+def _is_small(objective: Objective, batch_size: int) -> bool:
+    """Whether the products of a step are, which is then for one thread.
 
     Threads gain next to nothing there, and each product waits for the slowest of them: beside
     one other busy process a step on two cores took eight times as long with two threads.
     """
-    threads = torch.get_num_threads()
-    is_small = objective.loss != "softmax" and batch_size <= _SMALL_BATCH
-    torch.set_num_threads(1 if is_small else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return objective.loss != "softmax" and batch_size <= _SMALL_BATCH
 
 
 def _after(

@@ -29,7 +29,7 @@ from twotower.training.sampling import PositivePairs
 
 # Rows of a user in a batch, where the user tower reads features alone: it encodes each user
 # once. An id or a history of its own wants a step of its own.
-_SIDE_BY_SIDE = 8
+_SIDE_BY_SIDE = 16
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
@@ -82,6 +82,7 @@ class Stages:
 
 
 _WATCHED: ContextVar[Stages | None] = ContextVar("stages", default=None)
+_UNTIMED = nullcontext()
 
 
 @contextmanager
@@ -96,15 +97,10 @@ def watched(stages: Stages | None) -> Iterator[None]:
             stages.end_trace()
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
+def stage(name: str) -> AbstractContextManager[None]:
     """Marks what belongs to a stage; costs nothing worth naming where nobody looks."""
     stages = _WATCHED.get()
-    if stages is None:
-        yield
-    else:
-        with stages.timed(name):
-            yield
+    return _UNTIMED if stages is None else stages.timed(name)
 
 
 def steps_of(batches: Iterator[Value]) -> Iterator[Value]:
