@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from twotower.config import DataConfig, SplitName
 from twotower.data.arrays import is_ascending, order_of, rows_met
@@ -192,6 +190,9 @@ def _all_of_some(rows: np.ndarray, fraction: float, rng: np.random.Generator) ->
 
 def _groups(interactions: Interactions) -> np.ndarray:
     """Of each row the number of its group: who met, directly or through others, is in one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     users, items = interactions.user_rows, interactions.item_rows.astype(np.int64)
     first_item = int(users.max()) + 1
     size = first_item + int(items.max()) + 1

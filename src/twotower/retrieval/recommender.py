@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.special import expit
 from torch import Tensor
 
 from twotower.config import Config
@@ -243,7 +242,8 @@ class Recommender:
     def affinity(self, scores: np.ndarray) -> Float32[np.ndarray, "*S"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
         slope, offset = self._line
-        chances: np.ndarray = expit(slope * np.asarray(scores, np.float32) + offset)
+        logits = slope * np.asarray(scores, np.float32) + offset
+        chances: np.ndarray = torch.from_numpy(np.asarray(logits)).sigmoid_().numpy()
         return chances
 
     @cached_property
