@@ -113,7 +113,7 @@ def pairs(bag: Bag) -> list[tuple[int, int]]:
     return list(itertools.pairwise(offsets))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_a_row_of_a_table_is_the_same_row_as_a_json_object(given: list[dict[str, Any]]) -> None:
     # Each row twice, lest every category be met only once, which makes it unknown.
@@ -126,7 +126,7 @@ def test_a_row_of_a_table_is_the_same_row_as_a_json_object(given: list[dict[str,
         assert content(encoders.encode_request(absent)) == content(one)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_a_table_that_comes_after_training_is_encoded_alike(
     given: list[dict[str, Any]],
@@ -140,7 +140,7 @@ def test_a_table_that_comes_after_training_is_encoded_alike(
     assert content(again) == content(encoded.take(torch.arange(1, len(ids) + 1)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=3))
 def test_row_0_is_nobody_of_whom_all_is_missing(given: list[dict[str, Any]]) -> None:
     _, encoders, table = fitted(*table_of(given))

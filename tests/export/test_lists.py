@@ -26,8 +26,9 @@ from twotower.retrieval.recommender import Recommender
 from twotower.watch import Watch
 from worlds import shop, shopkeeper, trained
 
-USERS, ITEMS = 28_000, 300
-JOB = "recommend run --all -k 200 --into lists.parquet"
+# Of so many items each, two blocks of users are a part.
+USERS, ITEMS, K = 28_000, 200, 130
+JOB = f"recommend run --all -k {K} --into lists.parquet"
 
 
 class Told(Watch):
@@ -84,7 +85,7 @@ def shop_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a job writes that nobody disturbed."""
     into = tmp_path_factory.mktemp("undisturbed") / "lists.parquet"
-    recommend_all(run, into, 200)
+    recommend_all(run, into, K)
     return into
 
 
@@ -153,14 +154,14 @@ def test_what_is_done_is_not_done_again_and_counts_for_the_bar(
 
     first = Told(stop)
     with pytest.raises(KeyboardInterrupt):
-        recommend_all(run, into, 200, watch=first)
+        recommend_all(run, into, K, watch=first)
     [note] = first.notes
     kept = int(re.search(r"keeps the lists of ([\d,]+) users", note)[1].replace(",", ""))  # type: ignore[index]
     assert 5_000 < kept <= 12_288
     assert not into.exists()
     steps: list[int] = []
     second = Told(steps.append)
-    assert recommend_all(run, into, 200, resume=True, watch=second) == len(undisturbed)
+    assert recommend_all(run, into, K, resume=True, watch=second) == len(undisturbed)
     assert (steps[0], steps[-1]) == (kept, USERS)
     [note] = second.notes
     assert (
@@ -172,7 +173,7 @@ def test_what_is_done_is_not_done_again_and_counts_for_the_bar(
 @pytest.mark.parametrize(
     ("resume", "k", "said"),
     [
-        (False, 200, "an unfinished job is dropped"),
+        (False, K, "an unfinished job is dropped"),
         (True, 3, "an unfinished job of another run or another wish is dropped"),
     ],
 )
@@ -186,7 +187,7 @@ def test_another_job_for_the_file_starts_from_the_beginning(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recommend_all(run, into, 200, watch=Told(stop))
+        recommend_all(run, into, K, watch=Told(stop))
     steps: list[int] = []
     told = Told(steps.append)
     assert recommend_all(run, into, k, resume=resume, watch=told) == USERS * k
@@ -209,7 +210,7 @@ def test_two_jobs_for_one_file_do_not_get_in_each_others_way(
     while not parts(place):
         time.sleep(0.001)
     with pytest.raises(RequestError, match="another process is writing it; wait for its end"):
-        recommend_all(run, place / "lists.parquet", 200)
+        recommend_all(run, place / "lists.parquet", K)
     assert command.wait().code == 0
     assert polars.read_parquet(place / "lists.parquet").equals(undisturbed)
 
@@ -228,12 +229,12 @@ def test_where_the_disk_is_full_what_is_done_is_kept_and_what_was_there_stays(
             match=r"File too large\); make room or name another place, then go on ",
         ),
     ):
-        recommend_all(run, into, 200, watch=told)
+        recommend_all(run, into, K, watch=told)
     assert told.done == USERS
     assert into.read_text() == "mine"
     assert "whole.parquet" not in names(tmp_path)
     steps: list[int] = []
-    recommend_all(run, into, 200, resume=True, watch=Told(steps.append))
+    recommend_all(run, into, K, resume=True, watch=Told(steps.append))
     assert steps == [USERS]
     assert polars.read_parquet(into).equals(undisturbed)
     assert names(tmp_path) == ["lists.parquet"]
@@ -243,12 +244,12 @@ def test_ids_and_order_are_the_recommenders_own(
     run: Path, undisturbed: polars.DataFrame
 ) -> None:
     assert undisturbed.dtypes == [polars.String, polars.Int64, polars.Int32, polars.Float32]
-    users = [f"u{n}" for n in range(USERS) for _ in range(200)]
+    users = [f"u{n}" for n in range(USERS) for _ in range(K)]
     assert undisturbed["user_id"].to_list() == users
     some = np.r_[0:3, 4094:4098, USERS - 2 : USERS]
-    expected = crowd().recommend_rows(some + 1, 200).columns()
+    expected = crowd().recommend_rows(some + 1, K).columns()
     for name, values in expected.items():
-        rows = np.concatenate([np.arange(200 * n, 200 * (n + 1)) for n in some])
+        rows = np.concatenate([np.arange(K * n, K * (n + 1)) for n in some])
         found = undisturbed[name].gather(rows).to_list()
         if name == "score":
             np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5)
