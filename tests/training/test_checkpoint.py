@@ -51,7 +51,7 @@ def start() -> dict[str, torch.Tensor]:
 
 def is_untouched(model: TwoTower, optimizers: Optimizers) -> bool:
     """Whether this is a training that has not begun."""
-    state = [optimizer.state_dict()["state"] for optimizer in optimizers.parts]
+    state = [optimizer.moments for optimizer in optimizers.parts]
     now = model.state_dict()
     return not any(state) and all(torch.equal(now[n], w) for n, w in start().items())
 
@@ -75,12 +75,11 @@ def test_all_that_a_training_is_comes_back_from_its_file(later: bool, tmp_path: 
         assert torch.equal(again.state_dict()[name], weight)
         assert torch.equal(loaded.best_weights[name], progress.best_weights[name])
     for one, other in zip(optimizers.parts, their.parts, strict=True):
-        before, after = one.state_dict()["state"], other.state_dict()["state"]
-        assert before.keys() == after.keys()
-        for number, state in before.items():
-            assert state.keys() == after[number].keys()
-            for name, value in state.items():
-                assert torch.equal(torch.as_tensor(after[number][name]), torch.as_tensor(value))
+        assert one.moments.keys() == other.moments.keys()
+        for number, moments in one.moments.items():
+            assert moments.keys() == other.moments[number].keys()
+            for name, value in moments.items():
+                assert torch.equal(other.moments[number][name], value)
     # And nothing else lies beside it.
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from twotower.training.adam import Adam
+
 # Of each point so many are its neighbours.
 NEIGHBOURS = 10
 _STEPS = 300
@@ -36,11 +38,11 @@ def lay_out(vectors: Float32[Tensor, "I D"], *, seed: int) -> Float32[Tensor, "I
     # Where all vectors are one, the axes have no length, and points must differ to part.
     jitter = 1e-4 * torch.randn(start.shape, generator=chance)
     places = (start / start.std().clamp(min=1e-6) + jitter).requires_grad_()
-    optimizer = torch.optim.Adam([places], lr=_RATE)
+    adam = Adam([places], _RATE)
     own = torch.arange(num_points)
     right = torch.zeros(num_points, dtype=torch.int64)
     for step in range(_STEPS):
-        optimizer.param_groups[0]["lr"] = _RATE * (1 - step / _STEPS)
+        adam.rate = _RATE * (1 - step / _STEPS)
         one = near[own, torch.randint(near.shape[1], (num_points,), generator=chance)]
         others = torch.randint(num_points, (num_points, _OTHERS), generator=chance)
         candidates = torch.cat([one[:, None], others], 1)
@@ -48,9 +50,9 @@ def lay_out(vectors: Float32[Tensor, "I D"], *, seed: int) -> Float32[Tensor, "I
         there = places.index_select(0, candidates.flatten()).view(*candidates.shape, 2)
         logits = -torch.log1p((places[:, None] - there).square().sum(2))
         loss = torch.nn.functional.cross_entropy(logits, right)
-        optimizer.zero_grad()
+        places.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        adam.step()
     # Wider than high, as screens are.
     return principal_axes(places.detach())
 

@@ -58,12 +58,9 @@ def save_checkpoint(
         for name, value in (progress.best_weights or {}).items():
             tensors[f"best/{name}"] = value
     for number, optimizer in enumerate(optimizers.parts):
-        for parameter, state in optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                # LazyAdam counts its steps in a plain number, Adam in a tensor.
-                kept = value if isinstance(value, Tensor) else torch.tensor(value)
-                kind = "tensor" if isinstance(value, Tensor) else "number"
-                tensors[f"optimizer/{number}/{parameter}/{name}/{kind}"] = kept
+        for weight, moments in optimizer.moments.items():
+            for name, value in moments.items():
+                tensors[f"adam/{number}/{weight}/{name}"] = value
     about = {
         "of": of,
         "epoch": progress.epoch,
@@ -112,14 +109,11 @@ def load_checkpoint(
             "without resume"
         ) from None
     model.load_state_dict(_part(tensors, "model/"))
-    states: list[dict[int, dict[str, Tensor | int]]] = [{} for _ in optimizers.parts]
-    for key, value in _part(tensors, "optimizer/").items():
-        number, parameter, name, kind = key.split("/")
-        state = states[int(number)].setdefault(int(parameter), {})
-        state[name] = value if kind == "tensor" else int(value)
-    for optimizer, loaded in zip(optimizers.parts, states, strict=True):
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": loaded, "param_groups": groups})
+    for key, value in _part(tensors, "adam/").items():
+        number, weight, name = key.split("/")
+        optimizer = optimizers.parts[int(number)]
+        moments = optimizer.moments.setdefault(int(weight), {})
+        moments[name] = value.to(optimizer.weights[int(weight)].device)
     epoch, best_epoch = about["epoch"], about["best_epoch"]
     is_best = _is_best(epoch, best_epoch)
     best = keeping(path.parent)(model) if is_best else _part(tensors, "best/")

@@ -17,7 +17,7 @@ from twotower.config import TrainingConfig
 from twotower.errors import TwoTowerError
 from twotower.model.transformer import TransformerHistory
 from twotower.model.two_tower import TwoTower
-from twotower.training.lazy import LazyAdam
+from twotower.training.adam import Adam, LazyAdam
 from twotower.training.objective import Objective
 from twotower.training.stages import stage, steps_of
 from twotower.training.threads import in_threads
@@ -74,7 +74,7 @@ class Progress:
 
 
 class Optimizers:
-    """One optimizer for the dense layers and one for the tables, lazy where rows are few.
+    """One for the dense layers and others for the tables, lazy where rows are few.
 
     Lazy means: a row that is not in the batch keeps its moments and its place (`LazyAdam`), so
     that a step costs as much for a table of ten million rows as for one of a thousand.
@@ -89,23 +89,15 @@ class Optimizers:
         rate, embedding_rate = config.learning_rate, config.embedding_learning_rate
         assert rate != "auto"
         assert embedding_rate != "auto"
-        groups = [
-            {"params": ids, "lr": embedding_rate},
-            {"params": features, "lr": rate},
-        ]
-        tables = [group for group in groups if group["params"]]
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        fused = dense[0].device.type in {"cpu", "cuda"}
-        self.parts: list[torch.optim.Optimizer] = [
-            kind(dense, rate, weight_decay=config.weight_decay, fused=fused)
-        ]
-        if words:
+        is_decoupled = config.optimizer == "adamw"
+        of_table = LazyAdam if lazy else Adam
+        self.parts = [
+            Adam(dense, rate, decay=config.weight_decay, is_decoupled=is_decoupled),
             # A batch has most words that there are, many times.
-            self.parts.append(torch.optim.Adam(words, embedding_rate, fused=fused))
-        if tables and lazy:
-            self.parts.append(LazyAdam(tables))
-        elif tables:
-            self.parts.append(torch.optim.Adam(tables, fused=fused))
+            Adam(words, embedding_rate),
+            of_table(features, rate),
+            of_table(ids, embedding_rate),
+        ]
 
     def step(self) -> None:
         """Move along the gradients and forget them."""

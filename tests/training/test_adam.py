@@ -1,6 +1,9 @@
-"""Lazy steps beside those of PyTorch, and beside dense ones."""
+"""Steps beside those of PyTorch, lazy ones beside dense ones."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from twotower.training.lazy import LazyAdam
+from twotower.training.adam import Adam, LazyAdam
 
 ROWS, WIDTH = 9, 3
 batches = st.lists(
@@ -16,17 +19,51 @@ batches = st.lists(
 )
 
 
-def trained(kind: type[torch.optim.Optimizer], rows_of_steps: list[list[int]]) -> Tensor:
+def trained(
+    kind: type[torch.optim.Optimizer] | type[Adam], rows_of_steps: list[list[int]]
+) -> Tensor:
     """The table after steps whose gradients depend on where it is."""
     torch.manual_seed(0)
     table = nn.Embedding(ROWS, WIDTH, sparse=True)
-    optimizer = kind([{"params": [table.weight], "lr": 0.1}])
+    optimizer = kind([table.weight], 0.1)
     for rows in rows_of_steps:
         weights = torch.arange(1.0, len(rows) + 1)[:, None]
-        optimizer.zero_grad()
+        table.weight.grad = None
         ((table(torch.tensor(rows, dtype=torch.int64)) - 1).square() * weights).sum().backward()
         optimizer.step()
     return table.weight.detach()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("is_decoupled", [False, True])
+def test_steps_are_those_of_pytorchs_adam(decay: float, is_decoupled: bool) -> None:
+    """Of weights that do not all have a gradient in each step, at rates that change."""
+    chance = torch.Generator().manual_seed(0)
+    start = [torch.randn(4, 3, generator=chance), torch.randn((), generator=chance)]
+    ours, theirs = ([weight.clone().requires_grad_() for weight in start] for _ in range(2))
+    adam = Adam(ours, 0.1, decay=decay, is_decoupled=is_decoupled)
+    kind = torch.optim.AdamW if is_decoupled else torch.optim.Adam
+    expected = kind(theirs, lr=0.1, weight_decay=decay)
+    for step, rate in enumerate([0.1, 0.2, 0.1, 0.05]):
+        adam.rate = expected.param_groups[0]["lr"] = rate
+        for number, both in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn(start[number].shape, generator=chance)
+            for weight in both:
+                weight.grad = gradient.clone() if number != step % 2 else None
+        adam.step()
+        expected.step()
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other)
+
+
+def test_the_compiler_is_not_imported() -> None:
+    """It takes longer than a small training."""
+    code = (
+        "import sys, torch; from twotower.training.adam import Adam; w = torch.zeros(1)\n"
+        "w.grad = torch.ones(1); Adam([w], 0.1).step()\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @settings(deadline=None)
@@ -54,9 +91,9 @@ def test_where_every_step_has_every_row_they_are_those_of_dense_adam() -> None:
 def test_a_table_of_any_size_moves_the_same_rows_in_the_same_way(size: int) -> None:
     table = nn.Embedding(size, WIDTH, sparse=True)
     nn.init.zeros_(table.weight)
-    optimizer = LazyAdam([{"params": [table.weight], "lr": 0.1}])
+    optimizer = LazyAdam([table.weight], 0.1)
     for rows in ([4, 2, 4, 7, 2, 2, 2, 2, 2, 2], [7, 1]):
-        optimizer.zero_grad()
+        table.weight.grad = None
         (table(torch.tensor(rows)) - 1).square().sum().backward()
         optimizer.step()
     moved = table.weight.detach()

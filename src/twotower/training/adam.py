@@ -1,0 +1,148 @@
+"""Adam (Kingma and Ba, ICLR 2015): for weights, and for tables of which a step reads some rows.
+
+PyTorch's function does the work. Its class is not used: one derived from
+``torch.optim.Optimizer`` imports PyTorch's compiler when it is made, and that takes longer than
+a small training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.optim.adam import adam
+
+_BETAS = 0.9, 0.999
+_NEARLY_ZERO = 1e-8
+
+
+Moments = dict[str, Tensor]
+
+
+class Adam:
+    """Steps are those of ``torch.optim.Adam``, or ``AdamW``.
+
+    Args:
+        weights: what it moves.
+        rate: how far a step goes, about, in each direction.
+        decay: how much of each weight is added to its gradient, or, where ``is_decoupled``,
+            what share of it a step takes away, times the rate.
+
+    Attributes:
+        rate: may be changed between steps.
+        moments: of each weight that ever had a gradient, by its number, ``step``, ``exp_avg``
+            and ``exp_avg_sq``.
+    """
+
+    def __init__(
+        self,
+        weights: Iterable[Tensor],
+        rate: float,
+        *,
+        decay: float = 0.0,
+        is_decoupled: bool = False,
+    ) -> None:
+        self.weights = list(weights)
+        self.rate = rate
+        self.decay = decay
+        self.is_decoupled = is_decoupled
+        self.moments: dict[int, Moments] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the weights that have gradients."""
+        numbers = [n for n, weight in enumerate(self.weights) if weight.grad is not None]
+        if numbers:
+            self._move(numbers)
+
+    def _move(self, numbers: list[int]) -> None:
+        weights = [self.weights[n] for n in numbers]
+        moments = [self._moments_of(n) for n in numbers]
+        if self.is_decoupled and self.decay:
+            torch._foreach_mul_(weights, 1 - self.rate * self.decay)
+        adam(
+            weights,
+            [weight.grad for weight in weights],  # type: ignore[misc]
+            [each["exp_avg"] for each in moments],
+            [each["exp_avg_sq"] for each in moments],
+            [],
+            [each["step"] for each in moments],
+            fused=weights[0].device.type in {"cpu", "cuda"},
+            amsgrad=False,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            lr=self.rate,
+            weight_decay=0.0 if self.is_decoupled else self.decay,
+            eps=_NEARLY_ZERO,
+            maximize=False,
+        )
+
+    def _moments_of(self, number: int) -> Moments:
+        if number not in self.moments:
+            weight = self.weights[number]
+            self.moments[number] = {
+                "step": torch.zeros((), device=weight.device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+        return self.moments[number]
+
+
+class LazyAdam(Adam):
+    """Of tables with sparse gradients: a row that is not in the batch keeps moments and place.
+
+    Its steps are those of ``torch.optim.SparseAdam``, some times as fast: what a row's
+    gradients add up to, both moments and the row are each read and written once.
+    """
+
+    def _move(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._move_rows(self.weights[number], self._moments_of(number))
+
+    def _move_rows(self, table: Tensor, state: Moments) -> None:
+        state["step"] += 1
+        rows, gradient = _summed(table.grad)  # type: ignore[arg-type]
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        first, second = (moment.index_select(0, rows) for moment in moments)
+        first.lerp_(gradient, 1 - _BETAS[0])
+        second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+        _write(moments[0], rows, first)
+        _write(moments[1], rows, second)
+        by_first, by_second = (1 - beta ** int(state["step"]) for beta in _BETAS)
+        size = self.rate * by_second**0.5 / by_first
+        way = first.div_(second.sqrt_().add_(_NEARLY_ZERO))
+        _add(table, rows, way.mul_(-size))
+
+
+def _summed(gradient: Tensor) -> tuple[Int64[Tensor, " R"], Float[Tensor, "R W"]]:
+    """The rows of a sparse gradient, each once and ascending, and what belongs to each."""
+    rows, values = gradient._indices()[0], gradient._values()
+    if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
+        return rows, values
+    if len(gradient) <= len(rows):
+        # Of a small table most rows are there: to count is quicker than to sort.
+        total = _add(values.new_zeros(gradient.shape), rows, values)
+        is_there = torch.zeros(len(gradient), dtype=torch.bool, device=rows.device)
+        is_there[rows] = True
+        there = is_there.nonzero().squeeze(1)
+        return there, total.index_select(0, there)
+    there, places = torch.unique(rows, return_inverse=True)
+    total = values.new_zeros(len(there), values.shape[1])
+    return there, _add(total, places, values)
+
+
+def _add(table: Tensor, rows: Int64[Tensor, " R"], values: Float[Tensor, "R W"]) -> Tensor:
+    """Add to rows in place; a row that is there several times gets it all."""
+    # Of rows spread over their columns it is some times as quick as index_add_.
+    return table.scatter_add_(0, rows[:, None].expand_as(values), values)
+
+
+def _write(table: Tensor, rows: Int64[Tensor, " R"], values: Float[Tensor, "R W"]) -> None:
+    """Write rows, each there once, in place."""
+    if table.device.type == "cpu":
+        # NumPy writes rows, torch numbers.
+        table.numpy()[rows.numpy()] = values.numpy()
+    else:
+        table.index_copy_(0, rows, values)
