@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch._dynamo  # noqa: F401
 import typer  # noqa: F401
 
 import twotower.export.lists

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import stats
 
 from twotower.data.leaks import counts_rows, leak_suspects, likeness, ranks
 from twotower.data.tables import Dataset, read
@@ -42,7 +42,7 @@ def suspects(dataset: Dataset) -> dict[str, str]:
 COMPUTED: dict[str, tuple[Callable[[], np.ndarray], str]] = {
     "their number": (lambda: COUNTS, "number of interactions"),
     "their number's logarithm": (lambda: np.log1p(COUNTS), "number of interactions"),
-    "a rank by their number": (lambda: stats.rankdata(-COUNTS), "number of interactions"),
+    "a rank by their number": (lambda: scipy.stats.rankdata(-COUNTS), "number of interactions"),
     "their share": (lambda: COUNTS / 4000, "number of interactions"),
     "the mean rating": (lambda: MEANS, "mean rating"),
     "the mean rating, rounded": (lambda: np.round(MEANS, 1), "mean rating"),
@@ -116,8 +116,8 @@ def test_likeness_is_a_correlation_by_rank_or_by_value(
     if min(len(set(one.tolist())), len(set(other.tolist()))) < 3:
         assert likeness(one, other) == 0
         return
-    by_rank = abs(stats.spearmanr(one, other).statistic)
-    by_value = abs(stats.pearsonr(one, other).statistic)
+    by_rank = abs(scipy.stats.spearmanr(one, other).statistic)
+    by_value = abs(scipy.stats.pearsonr(one, other).statistic)
     expected = max(by_rank, by_value) if by_rank > 0.8 else by_rank
     assert likeness(one, other) == pytest.approx(expected, abs=1e-9)
 
@@ -137,7 +137,7 @@ def test_likeness_is_blind_to_sign_scale_and_what_is_missing(
 
 @given(arrays(np.float64, st.integers(0, 30), elements=numbers))
 def test_ranks_are_shared_by_equals(values: np.ndarray) -> None:
-    assert ranks(values).tolist() == stats.rankdata(values).tolist()
+    assert ranks(values).tolist() == scipy.stats.rankdata(values).tolist()
 
 
 @pytest.mark.parametrize(
