@@ -62,8 +62,11 @@ class Described:
     def learn(self) -> None:
         """Send the gradients of the steps so far into the layers, and begin anew."""
         if self._made is not None and self._leaf is not None:
+            gradient = self._leaf.grad
+            assert gradient is not None
             with in_threads(self._threads):
-                torch.autograd.backward(self._made, self._leaf.grad)
+                # A gradient that is handed over makes PyTorch import its compiler's algebra.
+                (self._made * gradient).sum().backward()  # type: ignore[no-untyped-call]
         self._made = self._leaf = None
         self._used = 0
 
