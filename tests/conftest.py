@@ -34,7 +34,7 @@ LONGEST = {
 }
 # A busy machine is no fault of the code.
 settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "untimed", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("untimed")
 
