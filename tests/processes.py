@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import Connection, Listener
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
 from unittest.mock import patch
 
 # Children work on small data, and threads of one would wait for those of another.
@@ -33,6 +36,20 @@ def _server() -> ForkServerContext:
     return server
 
 
+COMMAND = Path(sys.executable).with_name("twotower")
+# What a shell finds in place of the command. Only a service, which signals end, begins anew.
+SHIM = f"""#!{sys.executable} -IS
+import os, sys
+from multiprocessing.connection import Client
+if "serve" in sys.argv[1:2]:
+    os.execv("{COMMAND}", ["twotower", *sys.argv[1:]])
+with Client(os.path.dirname(__file__) + "/socket") as server:
+    said = [f"/proc/{{os.getpid()}}/fd/{{number}}" for number in (1, 2)]
+    server.send((sys.argv[1:], os.getcwd(), said))
+    sys.exit(server.recv())
+"""
+
+
 @dataclass(frozen=True)
 class Done:
     """How a command ended, and what it said."""
@@ -45,7 +62,7 @@ class Done:
 def cold(command: str, place: Path) -> Done:
     """Run ``twotower COMMAND`` in a folder as a shell would."""
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("twotower")), *shlex.split(command)],
+        [str(COMMAND), *shlex.split(command)],
         cwd=place,
         env={**os.environ, "COLUMNS": "140"},
         capture_output=True,
@@ -99,6 +116,41 @@ def _run(arguments: list[str], place: str, said: list[str], largest_file: int | 
     from twotower.cli import main
 
     main()
+
+
+@contextmanager
+def warm_for_shells() -> Iterator[Path]:
+    """A folder for the ``PATH`` of a shell, whose ``twotower COMMAND`` is then a warm one."""
+    if not Path("/proc/self/fd").is_dir():
+        # Nobody else's output can be opened: a cold one.
+        yield COMMAND.parent
+        return
+    # The path of a socket must be short.
+    with TemporaryDirectory(prefix="warm-") as place:
+        shim = Path(place, "twotower")
+        shim.write_text(SHIM, encoding="utf-8")
+        shim.chmod(0o755)
+        with Listener(f"{place}/socket") as listener:
+            Thread(target=_serve, args=(listener,), daemon=True).start()
+            yield Path(place)
+
+
+def _serve(listener: Listener) -> None:
+    while True:
+        try:
+            asked = listener.accept()
+        except OSError:
+            return
+        Thread(target=_answer, args=(asked,), daemon=True).start()
+
+
+def _answer(asked: Connection) -> None:
+    with asked:
+        arguments, place, said = asked.recv()
+        process = _server().Process(target=_run, args=(arguments, place, said, None))
+        process.start()
+        process.join()
+        asked.send(process.exitcode)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from processes import warm_for_shells
 from twotower.cli import app
 from twotower.config import Config, Section, parse_config
 
@@ -28,11 +29,12 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     shutil.copy(ROOT / "config" / "ranking_config.yaml", tmp_path / "config")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    settings = {**os.environ, "PATH": path, "COLUMNS": "100"}
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     python = ""
     with ExitStack() as ends:
+        commands = ends.enter_context(warm_for_shells())
+        path = [str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]
+        settings = {**os.environ, "PATH": os.pathsep.join(path), "COLUMNS": "100"}
         for (language, code), (follows, _) in pairwise([*blocks, ("", "")]):
             if language == "yaml":
                 parse_config(yaml.safe_load(code))
