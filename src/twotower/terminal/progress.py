@@ -49,8 +49,10 @@ class Bars(Watch):
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Draw another bar."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
+        # An interrupt may come between any two lines, and then another stage.
+        before, self._task = self._task, None
+        if before is not None:
+            self._progress.remove_task(before)
         self._task = self._progress.add_task(name, total=total, said=self._said)
 
     def advance(self, rows: int) -> None:
