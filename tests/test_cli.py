@@ -448,6 +448,19 @@ def test_ctrl_c_after_an_epoch_leaves_a_whole_run_of_the_best_so_far(shop: Path)
     assert warm(f"recommend {run} 1", shop).code == 0
 
 
+def test_ctrl_c_while_a_file_is_read_says_so(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    rows = "1,2,3\n" * 4_000_000
+    (place / "interactions.csv").write_text(f"user_id,item_id,rating\n{rows}")
+    for seconds in (0.2, 0.4, 0.6):
+        command = Warm("inspect .", place)
+        time.sleep(seconds)
+        done = stop(command, signal.SIGINT)
+        assert (done.code, done.out) == (130, "")
+        assert done.err == "interrupted before the end; no result was written\n"
+
+
 def test_ctrl_c_in_the_first_epoch_says_so_and_leaves_nothing(shop: Path) -> None:
     rows = {name: values * 3000 for name, values in SHOP["interactions"].items()}
     write_table(shop, "interactions", **rows)

@@ -124,6 +124,8 @@ def test_an_unknown_key_is_answered_with_known_ones(values: Any, hint: str) -> N
         ),
         ({"evaluation": {"k": []}}, ["evaluation.k", "at least 1 item", "got []"]),
         ({"evaluation": {"k": [5, 0]}}, ["evaluation.k.1", "or equal to 1", "0"]),
+        ({"evaluation": {"k": [0]}}, ["config: evaluation.k.0", "or equal to 1"]),
+        ({"evaluation": {"k": 5}}, ["evaluation.k", "should be a list (got 5)"]),
         ({"data": {"columns": {"users": {"a": "b"}}}}, ["data.columns.users.a", "'b'"]),
         ({"model": [1]}, ["model", "expected keys with values", "[1], a list"]),
         ([1], ["expected sections such as 'model:'", "[1], a list"]),
@@ -173,6 +175,11 @@ def test_a_mistake_in_a_file_is_told_with_the_files_name(tmp_path: Path) -> None
         (b"\xff\xfe\xfd", r"can not be read \('utf-8' codec .* give a YAML text file"),
         (b"a: \x00", r"not valid YAML \(.*special characters are not allowed"),
         (b"a: " + b"[" * 600, "not valid YAML"),
+        (b"model: {}\ndata: {}\nmodel: {}\n", r"\(line 3, column 1: the key 'model' is there"),
+        (
+            b"training: {epochs: 1, epochs: 2}\n",
+            r"line 1, column 23: .*'epochs' is there twice",
+        ),
     ],
 )
 def test_a_file_that_is_no_yaml_is_told_with_the_place(

@@ -187,6 +187,13 @@ class TestFit:
         assert timeless(one.metrics) == timeless(same.metrics)
         assert not torch.equal(one.item_vectors, other.item_vectors)
 
+    def test_settings_may_be_given_as_they_stand_in_a_file(self) -> None:
+        one = pipeline.fit(checkerboard(), settings(training=SHORT))
+        mapping = settings(training=SHORT).model_dump(mode="json")
+        assert_same_weights(one, pipeline.fit(checkerboard(), mapping))
+        with pytest.raises(ConfigError, match=r"training\.epoch: unknown key"):
+            pipeline.fit(checkerboard(), {"training": {"epoch": 3}})
+
     def test_the_test_part_touches_nothing_but_the_figures(self) -> None:
         world = self.parted()
         turned = {**world["test"], "label": [1 - label for label in world["test"]["label"]]}

@@ -31,7 +31,10 @@ class _Commands(TyperGroup):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            # The table engine has an error of its own for an interrupt.
+            if isinstance(error, RuntimeError) and str(error) != "Query interrupted":
+                raise
             _say("interrupted", "before the end; no result was written", "bold red")
             raise typer.Exit(130) from None
 
@@ -305,7 +308,10 @@ def report(
 @app.command(epilog=_example("recommend runs/20260131-120000-lab 42 -k 10"))
 def recommend(
     run: Run,
-    users: Annotated[list[str] | None, typer.Argument(help="Ids of users.")] = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids of users; behind -- where one begins with a dash."),
+    ] = None,
     k: K = 10,
     all_users: Annotated[bool, typer.Option("--all", help="Every user of the run.")] = False,
     into: Into = None,
@@ -340,8 +346,11 @@ def recommend(
         out.print(f"{into}: {count:,} rows", highlight=False)
         return
     # All before any is shown, so that an unknown user is not found out halfway.
-    lists = [(u, recommender.recommend([u], k, include_seen=include_seen)) for u in users or []]
-    for user, found in lists:
+    rows = recommender.user_rows(users or [])
+    lists = [
+        recommender.recommend_rows(row, k, include_seen=include_seen) for row in rows[:, None]
+    ]
+    for user, found in zip(users or [], lists, strict=True):
         show.recommendations(out, recommender, found, f"for {found.user_column}")
         show.evidence(out, recommender, user)
 

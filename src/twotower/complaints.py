@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from twotower.errors import shortened
 
 _WANTED = "Input should be "
+_PLAIN = {"a valid tuple": "a list", "a valid dictionary": "keys with values", "Tuple": "List"}
 
 
 def describe_all(error: ValidationError, root: type[BaseModel]) -> list[str]:
@@ -21,7 +22,12 @@ def describe_all(error: ValidationError, root: type[BaseModel]) -> list[str]:
         root: what was validated: a model of sections, each a model of keys.
     """
     lines: dict[str, list[Mapping[str, Any]]] = {}
-    for mistake in error.errors(include_url=False):
+    mistakes = error.errors(include_url=False)
+    faulty = {each["loc"][:-1] for each in mistakes}
+    for mistake in mistakes:
+        if mistake["type"] == "too_short" and mistake["loc"] in faulty:
+            # Values that can not be are not counted: too few is no mistake of its own.
+            continue
         lines.setdefault(_path(mistake["loc"], root), []).append(dict(mistake))
     return [_describe(path, mistakes, root) for path, mistakes in lines.items()]
 
@@ -34,12 +40,19 @@ def _describe(path: str, mistakes: Sequence[Mapping[str, Any]], root: type[BaseM
         found = type(first["input"]).__name__
         return f"{path}: expected keys with values, found {shown(first['input'])}, a {found}"
     # Why a text could not be read as a number says less than the text itself, shown behind.
-    wanted = dict.fromkeys(str(each["msg"]).split(", unable")[0] for each in mistakes)
+    wanted = dict.fromkeys(_plain(str(each["msg"])) for each in mistakes)
     said, *others = wanted
     for other in others:
         # "'a' or 'b'" and "'c'" are "'a', 'b' or 'c'".
         said = said.replace("' or '", "', '") + " or " + other.removeprefix(_WANTED)
     return f"{path or 'file'}: {said} (got {shown(first['input'])})"
+
+
+def _plain(message: str) -> str:
+    """In words of the file and not of Python."""
+    for word, plain in _PLAIN.items():
+        message = message.replace(word, plain)
+    return message.split(", unable")[0]
 
 
 def _path(location: Sequence[int | str], root: type[BaseModel]) -> str:

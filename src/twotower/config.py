@@ -344,6 +344,19 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a key that is there twice; PyYAML would keep the last and drop the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: str | Path) -> Config:
     """Read and check a config file.
 
@@ -362,7 +375,7 @@ def read_config(path: str | Path) -> Config:
             f"{path}: can not be read ({reason(error)}); give a YAML text file"
         ) from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _EachKeyOnce)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -371,6 +384,15 @@ def read_config(path: str | Path) -> Config:
             f"{path}: not valid YAML ({place}{problem}); mend that line"
         ) from None
     return parse_config(values, where=str(path))
+
+
+def as_config(given: Config | Mapping[str, Any] | None) -> Config:
+    """A config, or the settings of one as nested mappings; None for the defaults.
+
+    Raises:
+        ConfigError: as ``parse_config``.
+    """
+    return given if isinstance(given, Config) else parse_config(given)
 
 
 def parse_config(values: object, *, where: str = "config") -> Config:

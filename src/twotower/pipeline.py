@@ -20,7 +20,7 @@ import torch
 
 import twotower
 from twotower import runs
-from twotower.config import Config, Kind
+from twotower.config import Config, Kind, as_config
 from twotower.data.entities import Entities
 from twotower.data.features import Encoders
 from twotower.data.ids import Ids
@@ -125,12 +125,13 @@ def train(
 
 
 def fit(
-    source: Any, config: Config | None = None, *, watch: Watch | None = None
+    source: Any, config: Config | Mapping[str, Any] | None = None, *, watch: Watch | None = None
 ) -> Recommender:
     """Train on a data set and evaluate; nothing is written.
 
     Args:
         source: what ``twotower.read`` takes or gave.
+        config: or its settings, as nested mappings.
 
     Returns:
         A recommender; its ``metrics`` say how good it is, and how good the baselines are.
@@ -139,7 +140,7 @@ def fit(
         TwoTowerError: what is wrong with the data or the config.
     """
     watch = watch or Watch()
-    planned = plan(source, config or Config(), watch)
+    planned = plan(source, as_config(config), watch)
     if len(planned.contenders) == 1:
         return _fit(planned, watch)
     # Whoever is chosen goes on from a checkpoint.

@@ -401,7 +401,7 @@ class TestChanges:
         assert [genre_of(item) for item in near] == [0] * 5
         with pytest.raises(RequestError, match="1 unknown"):
             smaller.similar_items(first)
-        with pytest.raises(RequestError, match="not known"):
+        with pytest.raises(RequestError, match="1 unknown"):
             smaller.score([(100, first)])
         back = smaller.add_items(ItemRecords([first], [{"genre": "jazz", "year": 1990}]))
         assert first in items_of(back, SOME[0], k=48)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twotower.errors import RequestError
 from twotower.retrieval.recommendations import Recommendations
 
 
@@ -40,3 +42,10 @@ def test_a_list_ends_where_nothing_is_left(found: Recommendations) -> None:
     assert len(list(found)) == len(found) == len(found.user_ids)
     for ids, pairs in zip(found.item_ids, found, strict=True):
         assert [item for item, _ in pairs] == [item for item in ids if item is not None]
+
+
+@pytest.mark.parametrize(("user", "item"), [("rank", "what"), ("who", "score")])
+def test_ids_are_not_hidden_by_columns_of_ours(user: str, item: str) -> None:
+    found = Recommendations(user, item, np.array([1]), np.array([[2]]), np.ones((1, 1)))
+    with pytest.raises(RequestError, match=r"id column is called '(rank|score)'.* rename it"):
+        found.columns()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars
 import pytest
 
+from twotower.data.ids import Ids
 from twotower.errors import RequestError
 from twotower.retrieval import write
 from twotower.retrieval.write import write_blocks, write_embeddings
@@ -149,3 +151,10 @@ def test_the_product_of_the_vectors_in_the_files_is_the_score(tmp_path: Path) ->
 def test_vectors_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="'movies' is neither 'users' nor 'items'"):
         write_embeddings(shopkeeper(), "movies", tmp_path / "x.parquet")
+
+
+def test_vectors_do_not_hide_ids_that_are_called_so(tmp_path: Path) -> None:
+    keeper = replace(shopkeeper(), items=Ids("vector", shopkeeper().items.values))
+    with pytest.raises(RequestError, match="the id column is called 'vector'"):
+        write_embeddings(keeper, "items", tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
+
+from twotower.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,20 @@ def as_number(value: Any) -> int | None:
 def listed(ids: Any) -> list[Any]:
     """One id or several, as several."""
     return [ids] if isinstance(ids, str | int | np.integer) else list(ids)
+
+
+def refuse_hidden(columns: Iterable[str], ours: Collection[str]) -> None:
+    """Ids written under the input's names must not be hidden by our own columns.
+
+    Raises:
+        RequestError: an id column is called like one of ours.
+    """
+    for column in columns:
+        if column in ours:
+            raise RequestError(
+                f"the id column is called {column!r}, as one of those that are written beside "
+                f"it ({', '.join(ours)}); rename it in the data and train again"
+            )
 
 
 def some_of(unknown: Sequence[Any]) -> str:

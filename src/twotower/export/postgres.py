@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from twotower.data.ids import Ids
+from twotower.data.ids import Ids, refuse_hidden
 from twotower.errors import RequestError
 from twotower.retrieval.recommender import Recommender
 
@@ -107,6 +107,7 @@ def _replace(
     """Make a table hold these rows and no others, as part of a transaction."""
     from psycopg import sql
 
+    refuse_hidden([ids.column], ("vector", "run"))
     kind = "bigint" if ids.are_numbers else "text"
     dimension = sql.SQL(str(vectors.shape[1]))
     names = {"table": sql.Identifier(table), "key": sql.Identifier(ids.column)}

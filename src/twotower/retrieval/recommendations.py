@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from twotower.data.ids import refuse_hidden
+
 
 @dataclass(frozen=True)
 class Recommendations:
@@ -40,7 +42,11 @@ class Recommendations:
         """A row a recommendation: the user's id, the item's id, rank from 1, score.
 
         Any data frame library makes a table of it: ``polars.DataFrame(found.columns())``.
+
+        Raises:
+            RequestError: the ids are called ``rank`` or ``score`` themselves.
         """
+        refuse_hidden((self.user_column, self.item_column), ("rank", "score"))
         there = np.isfinite(self.scores)
         users, ranks = np.nonzero(there)
         items = self.item_ids[there]

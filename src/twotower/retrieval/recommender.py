@@ -86,16 +86,18 @@ class Recommender:
         Raises:
             RequestError: users that are not known, or more items than there are.
         """
-        ids = listed(users)
+        return self.recommend_rows(self.user_rows(listed(users)), k, include_seen=include_seen)
+
+    def user_rows(self, ids: Sequence[Any]) -> Int64[np.ndarray, " B"]:
+        """Row numbers of users.
+
+        Raises:
+            RequestError: users that are not known.
+        """
         rows = self.users.rows(ids)
-        unknown = [identity for identity, row in zip(ids, rows, strict=True) if row == 0]
-        if unknown:
-            raise RequestError(
-                f"{self.users.column}: {some_of(unknown)}; this model knows "
-                f"{len(self.users):,} users. For somebody new there is recommend_for in "
-                "Python, by features or a history"
-            )
-        return self.recommend_rows(rows, k, include_seen=include_seen)
+        hint = "For somebody new there is recommend_for in Python, by features or a history"
+        _refuse_unknown(self.users, ids, rows, f"users. {hint}")
+        return rows
 
     def recommend_rows(
         self, rows: np.ndarray, k: int, *, include_seen: bool = False
@@ -191,12 +193,8 @@ class Recommender:
                 f"k must be 1 to {len(self.items) - 1:,}, the number of other items; got {k}"
             )
         rows = self.item_rows(ids)
-        if (rows == 0).any():
-            unknown = [i for i, row in zip(ids, rows, strict=True) if row == 0]
-            raise RequestError(
-                f"{self.items.column}: {some_of(unknown)}; this model knows "
-                f"{len(self.items):,} items. New ones come in with add_items in Python"
-            )
+        hint = "New ones come in with add_items in Python"
+        _refuse_unknown(self.items, ids, rows, f"items. {hint}")
         unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
         own = torch.arange(len(rows))
         found = self._lists(
@@ -221,14 +219,10 @@ class Recommender:
                     f"score: expected pairs of a user's id and an item's id, got {pair!r}; "
                     "give both ids of each pair"
                 )
-        user_rows = self.users.rows([user for user, _ in listed])
-        item_rows = self.item_rows([item for _, item in listed])
-        for ids, rows, place in ((self.users, user_rows, 0), (self.items, item_rows, 1)):
-            if (rows == 0).any():
-                first = listed[int(np.flatnonzero(rows == 0)[0])][place]
-                raise RequestError(
-                    f"{ids.column}: {first!r} is not known to this model; score what it knows"
-                )
+        users, items = [user for user, _ in listed], [item for _, item in listed]
+        user_rows, item_rows = self.users.rows(users), self.item_rows(items)
+        _refuse_unknown(self.users, users, user_rows, "users; score what it knows")
+        _refuse_unknown(self.items, items, item_rows, "items; score what it knows")
         return self.score_rows(user_rows, item_rows)
 
     def score_rows(
@@ -242,9 +236,8 @@ class Recommender:
     def affinity(self, scores: np.ndarray) -> Float32[np.ndarray, "*S"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
         slope, offset = self._line
-        logits = slope * np.asarray(scores, np.float32) + offset
-        chances: np.ndarray = torch.from_numpy(np.asarray(logits)).sigmoid_().numpy()
-        return chances
+        logits = np.asarray(slope * np.asarray(scores, np.float32) + offset)
+        return torch.from_numpy(logits).sigmoid_().numpy()
 
     @cached_property
     def _line(self) -> tuple[np.float32, np.float32]:
@@ -415,3 +408,11 @@ class Recommender:
         for start in range(first, len(self.users) + 1, size):
             rows = np.arange(start, min(start + size, len(self.users) + 1))
             yield self.recommend_rows(rows, k, include_seen=include_seen)
+
+
+def _refuse_unknown(ids: Ids, asked: Sequence[Any], rows: np.ndarray, hint: str) -> None:
+    unknown = [identity for identity, row in zip(asked, rows, strict=True) if row == 0]
+    if unknown:
+        raise RequestError(
+            f"{ids.column}: {some_of(unknown)}; this model knows {len(ids):,} {hint}"
+        )

@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 
 from twotower.data import engine
+from twotower.data.ids import refuse_hidden
 from twotower.data.writing import whole_file
 from twotower.errors import RequestError
 from twotower.retrieval.recommender import Recommender
@@ -77,9 +78,11 @@ def write_embeddings(recommender: Recommender, what: str, path: Path) -> int:
     }
     if what not in sides:
         raise RequestError(
-            f"embed: {what!r} is neither 'users' nor 'items'; ask for one of them"
+            f"embed: {what!r} is neither 'users' nor 'items' (nor, on the command line, 'all' "
+            "or 'towers'); ask for one of them"
         )
     ids, vectors = sides[what]
+    refuse_hidden([ids.column], ["vector"])
     size = 16_384
 
     def blocks() -> Iterator[dict[str, Any]]:
