@@ -17,7 +17,6 @@ from torch.optim.adam import adam
 _BETAS = 0.9, 0.999
 _NEARLY_ZERO = 1e-8
 
-
 Moments = dict[str, Tensor]
 
 
@@ -100,6 +99,12 @@ class LazyAdam(Adam):
     def _move(self, numbers: list[int]) -> None:
         for number in numbers:
             self._move_rows(self.weights[number], self._moments_of(number))
+
+    def _moments_of(self, number: int) -> Moments:
+        moments = super()._moments_of(number)
+        # Each step reads it, and would wait for another device.
+        moments["step"] = moments["step"].cpu()
+        return moments
 
     def _move_rows(self, table: Tensor, state: Moments) -> None:
         state["step"] += 1
