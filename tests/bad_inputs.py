@@ -55,11 +55,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 TRAIN = "train --config small.yaml"
 
 
-def table(at: Path, name: str, **columns: Any) -> None:
+def table(at: Path, name: str, folder: str = "shop", **columns: Any) -> None:
     """Write one of the shop's tables with other columns; None leaves one out."""
     changed = {**SHOP[name], **columns}
     kept = {column: values for column, values in changed.items() if values is not None}
-    polars.DataFrame(kept).write_parquet(at / "shop" / f"{name}.parquet")
+    polars.DataFrame(kept).write_parquet(at / folder / f"{name}.parquet")
 
 
 def settings(at: Path, **sections: Any) -> None:
@@ -100,6 +100,24 @@ def later_version(at: Path) -> None:
 def only_train(at: Path) -> None:
     (at / "whole/train").mkdir(parents=True)
     shutil.copy(at / "shop/interactions.parquet", at / "whole/train")
+
+
+def other_tables(at: Path, **tables: Any) -> None:
+    """Write another shop, which differs from the first in some columns."""
+    (at / "other").mkdir()
+    for name in SHOP:
+        table(at, name, "other", **tables.get(name, {}))
+
+
+def renamed(name: Callable[[int], Any]) -> dict[str, dict[str, list[Any]]]:
+    """The columns of ids with other ids in them."""
+    return {
+        table: {
+            column: [name(identity) for identity in columns[column]]
+            for column in {"user_id", "item_id"} & set(columns)
+        }
+        for table, columns in SHOP.items()
+    }
 
 
 def damaged_archive(at: Path) -> None:
@@ -506,6 +524,25 @@ CASES = [
         ("whole", "there is no test part to evaluate on", "add test/interactions"),
         only_train,
         "evaluate runs/first --data whole",
+    ),
+    Case(
+        "data of other users and items than the run's",
+        ("other", "none of the 24 test users and none of the 12 items", "give data with the"),
+        lambda at: other_tables(at, **renamed(lambda identity: 9000 + identity)),
+        "evaluate runs/first --data other",
+    ),
+    Case(
+        "data whose ids are of another kind than the run's",
+        ("other", "the run's 'user_id' are numbers, such as 1, and", "or train on this data"),
+        lambda at: other_tables(at, **renamed(lambda identity: f"x{identity}")),
+        "evaluate runs/first --data other",
+    ),
+    Case(
+        "data without features that the run learned from",
+        ("not the data that the run", "24 of the 24 test users", "the data lacks 'age', whic"),
+        lambda at: other_tables(at, users={"age": None, "Age": SHOP["users"]["age"]}),
+        "evaluate runs/first --data other",
+        code=0,
     ),
     Case(
         "a file where the runs shall go",

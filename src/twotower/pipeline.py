@@ -20,15 +20,14 @@ import torch
 
 import twotower
 from twotower import runs
-from twotower.config import Config, Kind
-from twotower.data.entities import Entities
-from twotower.data.features import Encoders
+from twotower.config import Config
 from twotower.data.ids import Ids
 from twotower.data.interactions import histories
 from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
 from twotower.errors import DataError, RunError, TwoTowerError
 from twotower.evaluation.assess import assess, best_possible
+from twotower.evaluation.elsewhere import acquaintance, read_like
 from twotower.evaluation.settle import add_popularity, settle
 from twotower.evaluation.validation import validation
 from twotower.report.page import draw
@@ -305,7 +304,8 @@ def evaluate(
         source: what ``twotower.read`` takes or gave; None for the data it was trained on.
 
     Raises:
-        DataError: the data has no test part, or can not be read.
+        DataError: the data has no test part, can not be read, or is of nobody and nothing that
+            the recommender knows.
     """
     watch = watch or Watch()
     watch.stage("reading")
@@ -313,7 +313,7 @@ def evaluate(
     source = config.data.data_path if source is None else source
     if source is None:
         raise DataError("the run does not know where its data is; give the data folder")
-    dataset = source if isinstance(source, Dataset) else _read_like(recommender, source)
+    dataset = source if isinstance(source, Dataset) else read_like(recommender, source)
     if dataset.has_split != (config.data.split == "given"):
         # The run says how its own data was cut; other data may come cut, or whole.
         auto = config.data.model_copy(update={"split": "auto"})
@@ -325,7 +325,8 @@ def evaluate(
             "or set data.test_fraction above 0"
         )
     if unfinished.digest(dataset) != recommender.metrics["data"]["sha256"]:
-        watch.note("this is not the data that the run was trained on")
+        for note in acquaintance(recommender, dataset, parts.test):
+            watch.note(note)
     return {
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
@@ -361,30 +362,6 @@ def index(run: Path, *, recall: float = 0.99) -> ApproximateIndex:
     )
     runs.write_index(built, run)
     return built
-
-
-def _read_like(recommender: Recommender, source: Any) -> Dataset:
-    """Read a data set, its features of the kinds that training took them for."""
-    config = recommender.config.data
-    dataset = read(source, config)
-    users = _kinds_to_declare(recommender.user_encoders, dataset.users)
-    items = _kinds_to_declare(recommender.item_encoders, dataset.items)
-    if not users and not items:
-        return dataset
-    columns = {
-        **config.columns,
-        "users": {**config.columns.get("users", {}), **users},
-        "items": {**config.columns.get("items", {}), **items},
-    }
-    return read(source, config.model_copy(update={"columns": columns}))
-
-
-def _kinds_to_declare(encoders: Encoders, entities: Entities) -> dict[str, Kind]:
-    return {
-        name: column.kind
-        for name, (column, _) in encoders.by_column.items()
-        if name in entities.columns and entities.columns[name].kind != column.kind
-    }
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
