@@ -448,6 +448,26 @@ def test_ctrl_c_after_an_epoch_leaves_a_whole_run_of_the_best_so_far(shop: Path)
     assert warm(f"recommend {run} 1", shop).code == 0
 
 
+def test_a_training_that_still_runs_is_not_gone_on_with_and_not_disturbed(shop: Path) -> None:
+    write_settings(shop, training=ENDLESS)
+    beside = shop.with_name("beside")
+    shutil.copytree(shop, beside)
+    command = Warm(TRAIN, shop)
+    assert until(lambda: epochs_kept(shop / "runs") > 0, command)
+    done = warm(f"{TRAIN} --resume --into ../shop/runs", beside)
+    [work] = (shop / "runs").iterdir()
+    assert (done.code, done.err) == (
+        2,
+        f"error that training is still running (../shop/runs/{work.name}); wait for its end or "
+        "stop it\n",
+    )
+    then = epochs_kept(shop / "runs")
+    assert until(lambda: epochs_kept(shop / "runs") > then, command)
+    assert stop(command, signal.SIGINT).code == 0
+    [run] = (shop / "runs").iterdir()
+    assert warm(f"recommend {run} 1", shop).code == 0
+
+
 def test_ctrl_c_in_the_first_epoch_says_so_and_leaves_nothing(shop: Path) -> None:
     rows = {name: values * 3000 for name, values in SHOP["interactions"].items()}
     write_table(shop, "interactions", **rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from twotower import pipeline, runs
-from twotower.config import read_config
+from twotower.config import Config, read_config
 from twotower.errors import ConfigError, DataError, RunError, TwoTowerError
 from twotower.evaluation.calibration import fit_line
 from twotower.retrieval.recommender import Recommender
@@ -154,6 +155,35 @@ class TestStopped:
         assert resumed.history == whole.history
         assert directory == tmp_path / NAME
         assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, NAME[:-1] + "y"]
+
+    def test_its_time_is_that_of_all_its_parts(self, tmp_path: Path) -> None:
+        config = settings(training={**SHORT, "refit": True})
+        wait, began = 0.7, time.perf_counter()
+        for stage in ("training", "refit"):
+            with pytest.raises(SystemExit):
+                self.resumed(config, tmp_path, Told(self.waiting(stage, wait)))
+        recommender = self.resumed(config, tmp_path, Told())
+        all_of_it = time.perf_counter() - began
+        assert 2 * wait <= recommender.metrics["train_seconds"] <= all_of_it
+
+    @staticmethod
+    def waiting(stage: str, seconds: float) -> Callable[[str, int], None]:
+        """Waits at the first epoch of a stage and is killed at the second."""
+        stop = stop_at(stage, 2, SystemExit("killed"))
+
+        def at_epoch(now: str, number: int) -> None:
+            if (now, number) == (stage, 1):
+                time.sleep(seconds)
+            stop(now, number)
+
+        return at_epoch
+
+    @staticmethod
+    def resumed(config: Config, into: Path, told: Told) -> Recommender:
+        recommender, _ = pipeline.train(
+            checkerboard(), config, into=into, name="x", now=NOW, resume=True, watch=told
+        )
+        return recommender
 
     @pytest.mark.parametrize(
         ("error", "is_kept"), [(DataError("a mistake"), False), (RunError("a full disk"), True)]

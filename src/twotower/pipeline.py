@@ -25,7 +25,7 @@ from twotower.data.ids import Ids
 from twotower.data.interactions import histories
 from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
-from twotower.errors import DataError, RunError, TwoTowerError
+from twotower.errors import DataError
 from twotower.evaluation.assess import assess, best_possible
 from twotower.evaluation.elsewhere import acquaintance, read_like
 from twotower.evaluation.settle import add_popularity, settle
@@ -39,6 +39,7 @@ from twotower.retrieval.encode import (
 )
 from twotower.retrieval.recommender import Recommender
 from twotower.training import unfinished
+from twotower.training.checkpoint import seconds_kept
 from twotower.training.choices import WEIGHED
 from twotower.training.learn import Learned, learn
 from twotower.training.memory import Size, require_room
@@ -91,14 +92,12 @@ def train(
     run_name = unfinished.run_name(name, now)
     planned = plan(source, config, watch, beside=into)
     identity = unfinished.identity(planned.dataset, *planned.contenders)
-    work = None
-    if resume:
-        work, note = unfinished.find(into, name, identity)
-        watch.note(note)
+    work, note = unfinished.find(into, name, identity) if resume else (None, "")
     resume = work is not None
     work = work or unfinished.start(into, run_name, identity)
-    try:
-        target = into / unfinished.finished_name(work)
+    with unfinished.alone(work, watch):
+        if note:
+            watch.note(note)
         stages = Stages()
         with watched(stages if profile else None):
             recommender = _fit(planned, watch, work=work, identity=identity, resume=resume)
@@ -108,18 +107,10 @@ def train(
             recommender = dataclasses.replace(recommender, metrics=metrics)
         directory = runs.save(
             recommender,
-            target,
+            into / unfinished.finished_name(work),
             report=draw(recommender, watch),
             trace=stages.trace or None,
         )
-    except BaseException as error:
-        # A checkpoint is worth keeping where the training was stopped from outside; from
-        # a mistake in data or settings it would only lead to the same mistake.
-        is_mistake = isinstance(error, TwoTowerError) and not isinstance(error, RunError)
-        if unfinished.leave(work, keep_checkpoints=not is_mistake):
-            watch.note(f"{work} keeps what was learned; train with resume to go on from there")
-        raise
-    unfinished.leave(work, keep_checkpoints=False)
     return recommender, directory
 
 
@@ -185,7 +176,9 @@ def _fit(
         work: where checkpoints go; None keeps none.
     """
     dataset, parts = planned.dataset, planned.parts
-    started = time.perf_counter()
+    began = time.perf_counter()
+    if resume and work is not None:
+        began -= seconds_kept(work)
     measure = validation(parts, planned.contenders[0])
     config, learned = search(
         dataset,
@@ -195,13 +188,14 @@ def _fit(
         work=work,
         identity=identity,
         resume=resume,
+        began=began,
         watch=watch,
     )
     searched = learned.progress
     config = settle(learned, parts.train, measure, config)
     if config.training.refit:
-        learned = _refit(planned, config, learned, watch, work, identity, resume)
-    seconds = time.perf_counter() - started
+        learned = _refit(planned, config, learned, watch, work, identity, resume, began)
+    seconds = time.perf_counter() - began
     recommender = assemble(dataset, parts, config, learned, searched.history or {})
     metrics = {
         **assess(recommender, dataset, parts, config, watch),
@@ -225,6 +219,7 @@ def _refit(
     work: Path | None,
     identity: str,
     resume: bool,
+    began: float,
 ) -> Learned:
     """The same training on train and validation together, for as long as was best."""
     parts = planned.parts
@@ -240,6 +235,7 @@ def _refit(
             # An interrupted search may end elsewhere the next time.
             identity=f"{identity} {longer.epochs} epochs",
             resume=resume,
+            began=began,
             watch=watch,
         )
     except KeyboardInterrupt:
