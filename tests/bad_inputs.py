@@ -126,6 +126,16 @@ def damaged_archive(at: Path) -> None:
     cut(at / "ml.zip")
 
 
+def one_rating(at: Path) -> None:
+    (at / "mine").mkdir()
+    for name, text in {
+        "ratings": "userId,movieId,rating,timestamp\n1,2,4.5,881250949\n",
+        "movies": "movieId,title,genres\n2,Jumanji (1995),Adventure\n",
+        "links": "movieId,imdbId,tmdbId\n2,0113497,8844\n",
+    }.items():
+        (at / f"mine/{name}.csv").write_text(text)
+
+
 @dataclass(frozen=True)
 class Case:
     """One thing that is wrong.
@@ -492,6 +502,12 @@ CASES = [
         command="runs shop",
     ),
     Case(
+        "a folder with nothing but a training that was stopped",
+        ("stopped", "no runs there; .unfinished-20260131-120000-lab", "with --resume goes on"),
+        lambda at: (at / "stopped/.unfinished-20260131-120000-lab").mkdir(parents=True),
+        "runs stopped",
+    ),
+    Case(
         "a file of a run that was changed",
         ("runs/first", "config.yaml was changed after training", "restore it, or train again"),
         lambda at: (at / "runs/first/config.yaml").write_text("model: {}\n"),
@@ -614,6 +630,20 @@ CASES = [
         ),
         damaged_archive,
         "download ml-100k --from ml.zip",
+    ),
+    Case(
+        "tables where a data set shall go",
+        ("tables", "already holds users.parquet", "or replace it with --overwrite"),
+        lambda at: ((at / "tables").mkdir(), (at / "tables/users.parquet").touch()),
+        "download ml-100k --into tables",
+    ),
+    Case(
+        "a copy of a data set with another number of ratings",
+        ("ml-latest-small", "1 ratings, published are 100,836", "say which you used"),
+        one_rating,
+        "download ml-latest-small --from mine --into tables",
+        code=0,
+        leaves="tables(/.*)?",
     ),
     Case(
         "a training that is interrupted",

@@ -90,9 +90,7 @@ def find(into: Path, name: str, wanted: str) -> tuple[Path | None, str]:
 
     One of other settings or other data is left as it is.
     """
-    pattern = re.compile(re.escape(_PREFIX) + r"\d{8}-\d{6}-" + re.escape(name))
-    there = sorted(into.iterdir(), reverse=True) if into.is_dir() else []
-    there = [path for path in there if pattern.fullmatch(path.name)]
+    there = _newest_first(into, re.escape(name))
     for work in there[:]:
         if (into / finished_name(work)).exists():
             # Killed between the end of the run and the end of its checkpoints.
@@ -107,6 +105,24 @@ def find(into: Path, name: str, wanted: str) -> tuple[Path | None, str]:
             "is and the training starts from the beginning"
         )
     return None, f"nothing unfinished named {name!r} in {into}; starting from the beginning"
+
+
+def _newest_first(into: Path, name: str) -> list[Path]:
+    """The unfinished trainings in a folder whose names are of a pattern."""
+    pattern = re.compile(re.escape(_PREFIX) + r"\d{8}-\d{6}-" + name)
+    there = sorted(into.iterdir(), reverse=True) if into.is_dir() else []
+    return [path for path in there if pattern.fullmatch(path.name)]
+
+
+def way_to_one(into: Path) -> str:
+    """How a folder without a run comes to one, in words."""
+    there = _newest_first(into, ".*")
+    if not there:
+        return "`twotower train` makes one"
+    return (
+        f"{there[0].name} is still being trained or was stopped; the same `twotower train` "
+        "with --resume goes on with one that was stopped"
+    )
 
 
 def _identity_of(work: Path) -> str:
