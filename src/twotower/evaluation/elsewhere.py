@@ -15,6 +15,9 @@ from twotower.data.tables import Dataset, read
 from twotower.errors import DataError
 from twotower.retrieval.recommender import Recommender
 
+# So many columns are named in one sentence.
+_MOST_NAMED = 6
+
 
 def read_like(recommender: Recommender, source: Any) -> Dataset:
     """Read a data set, its features of the kinds that training took them for."""
@@ -96,4 +99,13 @@ def _missing(table: str, encoders: Encoders, entities: Entities) -> Iterator[str
 
 
 def _named(columns: list[str]) -> str:
-    return ", ".join(repr(name) for name in columns)
+    """The first of the columns, and how many there are if that is not all.
+
+    >>> _named(["age", "city"])
+    "'age', 'city'"
+    >>> _named(list("abcdefgh"))
+    "'a', 'b', 'c', 'd', 'e', 'f' and 2 more"
+    """
+    named = ", ".join(repr(name) for name in columns[:_MOST_NAMED])
+    more = len(columns) - _MOST_NAMED
+    return f"{named} and {more} more" if more > 0 else named
