@@ -55,11 +55,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 TRAIN = "train --config small.yaml"
 
 
-def table(at: Path, name: str, **columns: Any) -> None:
+def table(at: Path, name: str, folder: str = "shop", **columns: Any) -> None:
     """Write one of the shop's tables with other columns; None leaves one out."""
     changed = {**SHOP[name], **columns}
     kept = {column: values for column, values in changed.items() if values is not None}
-    polars.DataFrame(kept).write_parquet(at / "shop" / f"{name}.parquet")
+    polars.DataFrame(kept).write_parquet(at / folder / f"{name}.parquet")
 
 
 def settings(at: Path, **sections: Any) -> None:
@@ -102,10 +102,38 @@ def only_train(at: Path) -> None:
     shutil.copy(at / "shop/interactions.parquet", at / "whole/train")
 
 
+def other_tables(at: Path, **tables: Any) -> None:
+    """Write another shop, which differs from the first in some columns."""
+    (at / "other").mkdir()
+    for name in SHOP:
+        table(at, name, "other", **tables.get(name, {}))
+
+
+def renamed(name: Callable[[int], Any]) -> dict[str, dict[str, list[Any]]]:
+    """The columns of ids with other ids in them."""
+    return {
+        table: {
+            column: [name(identity) for identity in columns[column]]
+            for column in {"user_id", "item_id"} & set(columns)
+        }
+        for table, columns in SHOP.items()
+    }
+
+
 def damaged_archive(at: Path) -> None:
     with zipfile.ZipFile(at / "ml.zip", "w", zipfile.ZIP_DEFLATED) as pack:
         pack.writestr("ml-100k/u.data", "1\t2\t3\t881250949\n" * 1000)
     cut(at / "ml.zip")
+
+
+def one_rating(at: Path) -> None:
+    (at / "mine").mkdir()
+    for name, text in {
+        "ratings": "userId,movieId,rating,timestamp\n1,2,4.5,881250949\n",
+        "movies": "movieId,title,genres\n2,Jumanji (1995),Adventure\n",
+        "links": "movieId,imdbId,tmdbId\n2,0113497,8844\n",
+    }.items():
+        (at / f"mine/{name}.csv").write_text(text)
 
 
 @dataclass(frozen=True)
@@ -474,6 +502,12 @@ CASES = [
         command="runs shop",
     ),
     Case(
+        "a folder with nothing but a training that was stopped",
+        ("stopped", "no runs there; .unfinished-20260131-120000-lab", "with --resume goes on"),
+        lambda at: (at / "stopped/.unfinished-20260131-120000-lab").mkdir(parents=True),
+        "runs stopped",
+    ),
+    Case(
         "a file of a run that was changed",
         ("runs/first", "config.yaml was changed after training", "restore it, or train again"),
         lambda at: (at / "runs/first/config.yaml").write_text("model: {}\n"),
@@ -506,6 +540,25 @@ CASES = [
         ("whole", "there is no test part to evaluate on", "add test/interactions"),
         only_train,
         "evaluate runs/first --data whole",
+    ),
+    Case(
+        "data of other users and items than the run's",
+        ("other", "none of the 24 test users and none of the 12 items", "give data with the"),
+        lambda at: other_tables(at, **renamed(lambda identity: 9000 + identity)),
+        "evaluate runs/first --data other",
+    ),
+    Case(
+        "data whose ids are of another kind than the run's",
+        ("other", "the run's 'user_id' are numbers, such as 1, and", "or train on this data"),
+        lambda at: other_tables(at, **renamed(lambda identity: f"x{identity}")),
+        "evaluate runs/first --data other",
+    ),
+    Case(
+        "data without features that the run learned from",
+        ("not the data that the run", "24 of the 24 test users", "the data lacks 'age', whic"),
+        lambda at: other_tables(at, users={"age": None, "Age": SHOP["users"]["age"]}),
+        "evaluate runs/first --data other",
+        code=0,
     ),
     Case(
         "a file where the runs shall go",
@@ -577,6 +630,20 @@ CASES = [
         ),
         damaged_archive,
         "download ml-100k --from ml.zip",
+    ),
+    Case(
+        "tables where a data set shall go",
+        ("tables", "already holds users.parquet", "or replace it with --overwrite"),
+        lambda at: ((at / "tables").mkdir(), (at / "tables/users.parquet").touch()),
+        "download ml-100k --into tables",
+    ),
+    Case(
+        "a copy of a data set with another number of ratings",
+        ("ml-latest-small", "1 ratings, published are 100,836", "say which you used"),
+        one_rating,
+        "download ml-latest-small --from mine --into tables",
+        code=0,
+        leaves="tables(/.*)?",
     ),
     Case(
         "a training that is interrupted",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +14,13 @@ import pytest
 import torch
 
 from twotower import pipeline, runs
-from twotower.config import read_config
+from twotower.config import Config, read_config
 from twotower.errors import ConfigError, DataError, RunError, TwoTowerError
 from twotower.evaluation.calibration import fit_line
 from twotower.retrieval.recommender import Recommender
 from twotower.training.loop import Progress
 from twotower.watch import Watch
-from worlds import checkerboard, search_world, settings, trained
+from worlds import NUM_ITEMS, NUM_USERS, checkerboard, search_world, settings, trained
 
 NOW = datetime(2026, 1, 31, 12)
 NAME = "20260131-120000-x"
@@ -155,6 +156,35 @@ class TestStopped:
         assert directory == tmp_path / NAME
         assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, NAME[:-1] + "y"]
 
+    def test_its_time_is_that_of_all_its_parts(self, tmp_path: Path) -> None:
+        config = settings(training={**SHORT, "refit": True})
+        wait, began = 0.7, time.perf_counter()
+        for stage in ("training", "refit"):
+            with pytest.raises(SystemExit):
+                self.resumed(config, tmp_path, Told(self.waiting(stage, wait)))
+        recommender = self.resumed(config, tmp_path, Told())
+        all_of_it = time.perf_counter() - began
+        assert 2 * wait <= recommender.metrics["train_seconds"] <= all_of_it
+
+    @staticmethod
+    def waiting(stage: str, seconds: float) -> Callable[[str, int], None]:
+        """Waits at the first epoch of a stage and is killed at the second."""
+        stop = stop_at(stage, 2, SystemExit("killed"))
+
+        def at_epoch(now: str, number: int) -> None:
+            if (now, number) == (stage, 1):
+                time.sleep(seconds)
+            stop(now, number)
+
+        return at_epoch
+
+    @staticmethod
+    def resumed(config: Config, into: Path, told: Told) -> Recommender:
+        recommender, _ = pipeline.train(
+            checkerboard(), config, into=into, name="x", now=NOW, resume=True, watch=told
+        )
+        return recommender
+
     @pytest.mark.parametrize(
         ("error", "is_kept"), [(DataError("a mistake"), False), (RunError("a full disk"), True)]
     )
@@ -284,7 +314,84 @@ class TestEvaluate:
         world[table] = {name: values[:-1] for name, values in world[table].items()}
         told = Told()
         pipeline.evaluate(trained(), world, watch=told)
-        assert told.notes[-1] == "this is not the data that the run was trained on"
+        assert told.notes == [
+            "this is not the data that the run was trained on: the run knows "
+            f"{NUM_USERS} of the {NUM_USERS} test users and {NUM_ITEMS} of the "
+            f"{NUM_ITEMS} items"
+        ]
+
+    def test_how_much_of_other_data_the_run_knows_is_said(self) -> None:
+        world = checkerboard()
+        # Ten users and four items under other ids.
+        for table in ("users", "interactions"):
+            ids = [-user if user < 110 else user for user in world[table]["user_id"]]
+            world[table]["user_id"] = ids
+        for table in ("items", "interactions"):
+            ids = [-item if item < 504 else item for item in world[table]["item_id"]]
+            world[table]["item_id"] = ids
+        assert self.notes_on(world) == [
+            "this is not the data that the run was trained on: the run knows 110 of the 120 "
+            "test users and 44 of the 48 items"
+        ]
+
+    def test_features_that_other_data_lacks_are_named(self) -> None:
+        world = checkerboard()
+        users, items = world["users"], world["items"]
+        users["Age"] = users.pop("age")
+        assert self.notes_on(world)[1:] == [
+            "users: the data lacks 'age', which the run learned from; of users that the run "
+            "does not know they count as missing; not read by the run: 'Age'"
+        ]
+        del users["taste"], items["genre"]
+        assert [note.split(",")[0] for note in self.notes_on(world)[1:]] == [
+            "users: the data lacks 'taste'",
+            "items: the data lacks 'genre'",
+        ]
+        alone = self.notes_on({"interactions": world["interactions"]})[1:]
+        assert [note.split(", which")[0] for note in alone] == [
+            "users: the data lacks 'taste', 'age'",
+            "items: the data lacks 'genre', 'year'",
+        ]
+
+    def test_data_of_which_the_run_knows_nobody_and_nothing_is_refused(self) -> None:
+        world = checkerboard()
+        for table, columns in world.items():
+            for column in {"user_id", "item_id"} & set(columns):
+                world[table][column] = [9000 + each for each in columns[column]]
+        with pytest.raises(
+            DataError,
+            match="knows none of the 120 test users and none of the 48 items; give data with",
+        ):
+            pipeline.evaluate(trained(), world)
+
+    @pytest.mark.parametrize("column", ["user_id", "item_id"])
+    def test_ids_of_another_kind_are_refused(self, column: str) -> None:
+        world = checkerboard()
+        texts = checkerboard(text_ids=True)
+        for table in world:
+            if column in world[table]:
+                world[table][column] = texts[table][column]
+        first = texts["interactions"][column]
+        with pytest.raises(
+            DataError,
+            match=f"the run's '{column}' are numbers, such as .00, and the data's '{column}' "
+            f"are texts, such as {first[0][0]}.00; give data with the users or the items",
+        ):
+            pipeline.evaluate(trained(), world)
+
+    def test_the_same_ids_written_as_texts_are_known(self) -> None:
+        world = checkerboard()
+        for columns in world.values():
+            for column in {"user_id", "item_id"} & set(columns):
+                columns[column] = [str(each) for each in columns[column]]
+        assert "knows 120 of the 120 test users and 48 of the 48" in self.notes_on(world)[0]
+
+    @staticmethod
+    def notes_on(world: dict[str, dict[str, Any]]) -> list[str]:
+        """What is said of other data, but for notes of the tables themselves."""
+        told = Told()
+        pipeline.evaluate(trained(), world, watch=told)
+        return told.notes
 
     def test_data_that_comes_in_parts_is_measured_on_its_own_test_part(self) -> None:
         world = TestFit.parted()

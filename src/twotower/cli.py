@@ -118,13 +118,17 @@ def download(
     archive: Annotated[
         Path | None, typer.Option("--from", help="Your own copy of the archive.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace earlier tables there.")] = False,
 ) -> None:
     """Fetch a public data set from its home, or convert your copy: three Parquet tables."""
     from twotower.data.sources import download as fetch
     from twotower.terminal.progress import Bars
 
     with Bars(err) as bars:
-        got = fetch(name, into or Path("data") / name, archive=archive, progress=bars.share)
+        into = into or Path("data") / name
+        got = fetch(name, into, archive=archive, overwrite=overwrite, progress=bars.share)
+        for note in got.notes:
+            bars.note(note)
     rows = ", ".join(f"{count:,} {table}" for table, count in got.rows.items())
     out.print(f"{got.directory}: {rows}\nchecksum: {got.checksum}", highlight=False)
     out.print(f"licence: {got.licence}\ncite: {got.citation}", highlight=False)
@@ -386,10 +390,11 @@ def list_runs(
     from twotower import runs
     from twotower.errors import RunError
     from twotower.terminal import show
+    from twotower.training import unfinished
 
     found = runs.list_runs(root)
     if not found:
-        raise RunError(f"{root}: no runs there; `twotower train` makes one")
+        raise RunError(f"{root}: no runs there; {unfinished.way_to_one(root)}")
     readable = []
     for path in found:
         try:

@@ -20,15 +20,14 @@ import torch
 
 import twotower
 from twotower import runs
-from twotower.config import Config, Kind, as_config
-from twotower.data.entities import Entities
-from twotower.data.features import Encoders
+from twotower.config import Config, as_config
 from twotower.data.ids import Ids
 from twotower.data.interactions import histories
 from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
-from twotower.errors import DataError, RunError, TwoTowerError
+from twotower.errors import DataError
 from twotower.evaluation.assess import assess, best_possible
+from twotower.evaluation.elsewhere import acquaintance, read_like
 from twotower.evaluation.settle import add_popularity, settle
 from twotower.evaluation.validation import validation
 from twotower.report.page import draw
@@ -40,6 +39,7 @@ from twotower.retrieval.encode import (
 )
 from twotower.retrieval.recommender import Recommender
 from twotower.training import unfinished
+from twotower.training.checkpoint import seconds_kept
 from twotower.training.choices import WEIGHED
 from twotower.training.learn import Learned, learn
 from twotower.training.memory import Size, require_room
@@ -92,14 +92,12 @@ def train(
     run_name = unfinished.run_name(name, now)
     planned = plan(source, config, watch, beside=into)
     identity = unfinished.identity(planned.dataset, *planned.contenders)
-    work = None
-    if resume:
-        work, note = unfinished.find(into, name, identity)
-        watch.note(note)
+    work, note = unfinished.find(into, name, identity) if resume else (None, "")
     resume = work is not None
     work = work or unfinished.start(into, run_name, identity)
-    try:
-        target = into / unfinished.finished_name(work)
+    with unfinished.alone(work, watch):
+        if note:
+            watch.note(note)
         stages = Stages()
         with watched(stages if profile else None):
             recommender = _fit(planned, watch, work=work, identity=identity, resume=resume)
@@ -109,18 +107,10 @@ def train(
             recommender = dataclasses.replace(recommender, metrics=metrics)
         directory = runs.save(
             recommender,
-            target,
+            into / unfinished.finished_name(work),
             report=draw(recommender, watch),
             trace=stages.trace or None,
         )
-    except BaseException as error:
-        # A checkpoint is worth keeping where the training was stopped from outside; from
-        # a mistake in data or settings it would only lead to the same mistake.
-        is_mistake = isinstance(error, TwoTowerError) and not isinstance(error, RunError)
-        if unfinished.leave(work, keep_checkpoints=not is_mistake):
-            watch.note(f"{work} keeps what was learned; train with resume to go on from there")
-        raise
-    unfinished.leave(work, keep_checkpoints=False)
     return recommender, directory
 
 
@@ -187,7 +177,9 @@ def _fit(
         work: where checkpoints go; None keeps none.
     """
     dataset, parts = planned.dataset, planned.parts
-    started = time.perf_counter()
+    began = time.perf_counter()
+    if resume and work is not None:
+        began -= seconds_kept(work)
     measure = validation(parts, planned.contenders[0])
     config, learned = search(
         dataset,
@@ -197,13 +189,14 @@ def _fit(
         work=work,
         identity=identity,
         resume=resume,
+        began=began,
         watch=watch,
     )
     searched = learned.progress
     config = settle(learned, parts.train, measure, config)
     if config.training.refit:
-        learned = _refit(planned, config, learned, watch, work, identity, resume)
-    seconds = time.perf_counter() - started
+        learned = _refit(planned, config, learned, watch, work, identity, resume, began)
+    seconds = time.perf_counter() - began
     recommender = assemble(dataset, parts, config, learned, searched.history or {})
     metrics = {
         **assess(recommender, dataset, parts, config, watch),
@@ -227,6 +220,7 @@ def _refit(
     work: Path | None,
     identity: str,
     resume: bool,
+    began: float,
 ) -> Learned:
     """The same training on train and validation together, for as long as was best."""
     parts = planned.parts
@@ -242,6 +236,7 @@ def _refit(
             # An interrupted search may end elsewhere the next time.
             identity=f"{identity} {longer.epochs} epochs",
             resume=resume,
+            began=began,
             watch=watch,
         )
     except KeyboardInterrupt:
@@ -306,7 +301,8 @@ def evaluate(
         source: what ``twotower.read`` takes or gave; None for the data it was trained on.
 
     Raises:
-        DataError: the data has no test part, or can not be read.
+        DataError: the data has no test part, can not be read, or is of nobody and nothing that
+            the recommender knows.
     """
     watch = watch or Watch()
     watch.stage("reading")
@@ -314,7 +310,7 @@ def evaluate(
     source = config.data.data_path if source is None else source
     if source is None:
         raise DataError("the run does not know where its data is; give the data folder")
-    dataset = source if isinstance(source, Dataset) else _read_like(recommender, source)
+    dataset = source if isinstance(source, Dataset) else read_like(recommender, source)
     if dataset.has_split != (config.data.split == "given"):
         # The run says how its own data was cut; other data may come cut, or whole.
         auto = config.data.model_copy(update={"split": "auto"})
@@ -326,7 +322,8 @@ def evaluate(
             "or set data.test_fraction above 0"
         )
     if unfinished.digest(dataset) != recommender.metrics["data"]["sha256"]:
-        watch.note("this is not the data that the run was trained on")
+        for note in acquaintance(recommender, dataset, parts.test):
+            watch.note(note)
     return {
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
@@ -362,30 +359,6 @@ def index(run: Path, *, recall: float = 0.99) -> ApproximateIndex:
     )
     runs.write_index(built, run)
     return built
-
-
-def _read_like(recommender: Recommender, source: Any) -> Dataset:
-    """Read a data set, its features of the kinds that training took them for."""
-    config = recommender.config.data
-    dataset = read(source, config)
-    users = _kinds_to_declare(recommender.user_encoders, dataset.users)
-    items = _kinds_to_declare(recommender.item_encoders, dataset.items)
-    if not users and not items:
-        return dataset
-    columns = {
-        **config.columns,
-        "users": {**config.columns.get("users", {}), **users},
-        "items": {**config.columns.get("items", {}), **items},
-    }
-    return read(source, config.model_copy(update={"columns": columns}))
-
-
-def _kinds_to_declare(encoders: Encoders, entities: Entities) -> dict[str, Kind]:
-    return {
-        name: column.kind
-        for name, (column, _) in encoders.by_column.items()
-        if name in entities.columns and entities.columns[name].kind != column.kind
-    }
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:

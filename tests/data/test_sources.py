@@ -303,7 +303,9 @@ def test_a_changed_zip_is_refused_with_both_checksums(home: str, tmp_path: Path)
 
 def test_a_page_that_is_not_there_is_told_with_a_way_round(home: str, tmp_path: Path) -> None:
     source = small("ml-1m", url=f"{home}/elsewhere.zip")
-    with pytest.raises(DataError, match=r"404.*download http.*elsewhere\.zip by hand and name"):
+    with pytest.raises(
+        DataError, match=r"404.*download http.*elsewhere\.zip by hand and give it with --from"
+    ):
         fetch(source, tmp_path / "ml")
     assert os.listdir(tmp_path) == []
 
@@ -315,7 +317,9 @@ def test_a_refused_connection_is_told_with_a_way_round(
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unheard.getsockname()[1]}/ml-1m.zip"
-        with pytest.raises(DataError, match=r"could not be fetched: .*refused.*by hand"):
+        with pytest.raises(
+            DataError, match=r"could not be fetched: .*refused.*by hand and give"
+        ):
             fetch(small("ml-1m", url=url), tmp_path / "ml")
     assert os.listdir(tmp_path) == []
 
@@ -406,10 +410,13 @@ def test_missing_ratings_are_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["mine.zip"]
 
 
-def test_where_the_makers_may_change_the_set_other_counts_are_a_warning(tmp_path: Path) -> None:
+def test_where_the_makers_may_change_the_set_other_counts_are_a_note(tmp_path: Path) -> None:
     archive = pack(tmp_path / "mine.zip", ML_CSV)
-    with pytest.warns(UserWarning, match="3 ratings, published are 100,836; .*say which"):
-        came = download("ml-latest-small", tmp_path / "ml", archive=archive)
+    came = download("ml-latest-small", tmp_path / "ml", archive=archive)
+    assert came.notes == (
+        "ml-latest-small: 3 ratings, published are 100,836; its makers may change this one: "
+        "say which you used",
+    )
     assert came.rows["interactions"] == 3
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     assert came.checksum == f"no published checksum: md5 of your copy is {md5}"
@@ -435,11 +442,26 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
 def test_a_taken_directory_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
     convert("ml-1m", tmp_path)
     source = small("ml-1m", url="http://127.0.0.1:1/never-asked")
-    with pytest.raises(DataError, match="tables: already holds tables"):
+    with pytest.raises(DataError, match=r"tables: already holds interactions\.parquet, items"):
         fetch(source, tmp_path / "tables")
     (tmp_path / "tables" / "notes.txt").touch()
     with pytest.raises(DataError, match=r"is not empty \(it holds notes\.txt\)"):
         fetch(source, tmp_path / "tables")
+
+
+def test_earlier_tables_are_replaced_when_asked_for_and_other_files_never(
+    tmp_path: Path,
+) -> None:
+    tables = convert("ml-1m", tmp_path)
+    archive = pack(tmp_path / "mine.zip", ML_CSV)
+    with pytest.raises(DataError, match="or replace it with --overwrite"):
+        fetch(small("ml-20m"), tables, archive=archive)
+    assert "imdb_id" not in schema(tables / "items.parquet")
+    fetch(small("ml-20m"), tables, archive=archive, overwrite=True)
+    assert "imdb_id" in schema(tables / "items.parquet")
+    (tables / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"is not empty \(it holds notes\.txt\)"):
+        fetch(small("ml-20m"), tables, archive=archive, overwrite=True)
 
 
 def test_a_full_disk_while_fetching_is_not_called_a_fault_of_the_net(

@@ -252,11 +252,24 @@ class TestPeopleAndItemsThatTrainingNeverMet:
             ]
             [found] = recommender.recommend_for(features=about, history=liked, k=10)
             lists[user] = [item for item, _ in found]
-        for group, summary in report["ranking"].items():
-            is_warm = group == "warm"
-            chosen = {u: each for u, each in wanted.items() if (u in known) == is_warm}
-            assert_says(summary["towers"], judged(lists, chosen, 10))
-        assert means(report["ranking"]["warm"]["towers"])["recall@10"] > 0.8
+        # Their past is in the data, and still none of them is known from the training.
+        assert list(report["ranking"]) == ["cold"]
+        assert report["protocol"]["users"] == {"warm": 0, "all": len(wanted)}
+        assert_says(report["ranking"]["cold"]["towers"], judged(lists, wanted, 10))
+        with_past = {user: each for user, each in wanted.items() if user in known}
+        assert judged(lists, with_past, 10)["recall@10"] > 0.8
+
+    def test_warm_are_those_whom_both_the_training_and_the_data_know(self) -> None:
+        tables = parted()
+        new = range(150, 170)
+        for name in ("train", "val", "test", "users"):
+            users = [user + 1000 * (user in new) for user in tables[name]["user_id"]]
+            tables[name] = {**tables[name], "user_id": users}
+        report = pipeline.evaluate(trained(), tables)
+        warm = NUM_USERS - len(COLD) - len(new)
+        assert report["protocol"]["users"] == {"warm": warm, "all": NUM_USERS}
+        [warning] = [each for each in report["warnings"] if "known from training" in each]
+        assert warning.startswith(f"only {warm} of the {NUM_USERS} test users")
 
     def test_items_are_judged_by_features(self) -> None:
         tables = parted()

@@ -15,7 +15,12 @@ from processes import files_no_larger_than
 from twotower.errors import RunError
 from twotower.model.two_tower import TwoTower
 from twotower.training import checkpoint
-from twotower.training.checkpoint import keeping, load_checkpoint, save_checkpoint
+from twotower.training.checkpoint import (
+    keeping,
+    load_checkpoint,
+    save_checkpoint,
+    seconds_kept,
+)
 from twotower.training.learn import prepare
 from twotower.training.loop import Optimizers, Progress, epochs
 from worlds import planned
@@ -210,3 +215,14 @@ def test_where_there_is_no_room_the_old_one_stays_and_the_error_says_so(
 def test_a_place_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nowhere/state: .* can not be written"):
         save_checkpoint(tmp_path / "nowhere" / "state", *trained(), of="this")
+
+
+def test_the_time_that_is_kept_is_that_of_the_last_checkpoint(tmp_path: Path) -> None:
+    assert seconds_kept(tmp_path) == 0
+    trained_once = trained()
+    for name, seconds in (("search-0", 3.0), ("refit", 7.5), ("search-1", 5.0)):
+        path = tmp_path / f"{name}.safetensors"
+        save_checkpoint(path, *trained_once, of=name, seconds=seconds)
+    (tmp_path / "broken.safetensors").write_bytes(b"half")
+    save_file({}, str(tmp_path / "old.safetensors"), metadata={"about": "{}"})
+    assert seconds_kept(tmp_path) == 7.5

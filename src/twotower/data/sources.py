@@ -12,7 +12,6 @@ import hashlib
 import http.client
 import shutil
 import urllib.request
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -46,7 +45,7 @@ class Source:
 
     Attributes:
         md5: Hex digest of the zip as its makers publish it; None where the zip may change,
-            and then another number of ratings is a warning and not an error.
+            and then another number of ratings is a note and not an error.
         size_bytes: Of the zip, about.
         num_ratings: As published.
         licence: One sentence, and where all of it stands.
@@ -67,7 +66,8 @@ class Source:
 class Downloaded:
     """What came: the tables' directory, the terms to show, and rows by table.
 
-    ``checksum`` is a sentence: what was compared with what.
+    ``checksum`` is a sentence: what was compared with what. ``notes`` are of what differs from
+    the published data set.
     """
 
     directory: Path
@@ -75,12 +75,18 @@ class Downloaded:
     citation: str
     rows: Mapping[str, int]
     checksum: str
+    notes: tuple[str, ...] = ()
 
 
 def download(
-    name: str, into: Path, *, archive: Path | None = None, progress: Progress | None = None
+    name: str,
+    into: Path,
+    *,
+    archive: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Downloaded:
-    """Lays out one of ``SOURCES`` as three tables in the new directory ``into``.
+    """Lays out one of ``SOURCES`` as three tables in the directory ``into``; see :func:`fetch`.
 
     Raises:
         DataError: There is no such source, or whatever :func:`fetch` raises.
@@ -89,18 +95,24 @@ def download(
         close = difflib.get_close_matches(name, SOURCES, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise DataError(f"no data set {name!r}; {hint}known are {', '.join(SOURCES)}")
-    return fetch(SOURCES[name], into, archive=archive, progress=progress)
+    return fetch(SOURCES[name], into, archive=archive, overwrite=overwrite, progress=progress)
 
 
 def fetch(
-    source: Source, into: Path, *, archive: Path | None = None, progress: Progress | None = None
+    source: Source,
+    into: Path,
+    *,
+    archive: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Downloaded:
-    """Lays out any source as three tables in the new directory ``into``, whole or not at all.
+    """Lays out any source as three tables in the directory ``into``, whole or not at all.
 
     Args:
         archive: Your own copy, a zip or the unpacked folder: nothing is fetched. Its checksum
             is told but not demanded, since a copy may have been packed anew; the number of
             ratings is checked all the same.
+        overwrite: Replace earlier tables; a directory that holds anything else is refused.
         progress: Is told the stage and the share of the whole work that is done.
 
     Raises:
@@ -109,7 +121,7 @@ def fetch(
     """
     report = progress or (lambda _stage, _share: None)
     files = [f"{table}.parquet" for table in TABLES]
-    with whole_directory(into, files) as part:
+    with whole_directory(into, files, overwrite=overwrite) as part:
         with TemporaryDirectory(dir=part) as work:
             if archive is None:
                 archive = Path(work) / PurePosixPath(source.url).name
@@ -118,7 +130,7 @@ def fetch(
                 archive = Path(archive)
                 checksum = _own_checksum(source, archive)
             rows = _convert(source, archive, Path(work), part, report)
-        _check_rows(source, rows["interactions"])
+        notes = _check_rows(source, rows["interactions"])
     report("done", 1.0)
     return Downloaded(
         directory=Path(into),
@@ -126,6 +138,7 @@ def fetch(
         citation=source.citation,
         rows=rows,
         checksum=checksum,
+        notes=notes,
     )
 
 
@@ -149,7 +162,7 @@ def _get(source: Source, path: Path, report: Progress) -> str:
 
 def _arriving(source: Source, report: Progress) -> Iterator[bytes]:
     """The zip in pieces: a generator, so that no fault of the disk looks like the net's."""
-    by_hand = f"try again later, or download {source.url} by hand and name it as the archive"
+    by_hand = f"try again later, or download {source.url} by hand and give it with --from"
     request = urllib.request.Request(source.url, headers={"User-Agent": "twotower"})
     size = 0
     try:
@@ -249,13 +262,14 @@ def _utf8_copy(source: Source, archive: Path, member: str, encoding: str, work: 
     return copy
 
 
-def _check_rows(source: Source, num_ratings: int) -> None:
+def _check_rows(source: Source, num_ratings: int) -> tuple[str, ...]:
+    """A note where another number of ratings came than was published."""
     if num_ratings == source.num_ratings:
-        return
+        return ()
     found = f"{source.name}: {num_ratings:,} ratings, published are {source.num_ratings:,}"
     if source.md5 is not None:
         raise DataError(f"{found}; it is not the published data set: fetch {source.url} again")
-    warnings.warn(f"{found}; its makers may change this one: say which you used", stacklevel=4)
+    return (f"{found}; its makers may change this one: say which you used",)
 
 
 def _movielens(name: str, md5: str | None, size: int, ratings: int, layout: Layout) -> Source:

@@ -22,13 +22,14 @@ Progress = Callable[[str, float], None]
 
 @contextmanager
 def whole_directory(
-    target: Path, own_files: Collection[str], *, overwrite: bool = False
+    target: Path, own_files: Collection[str], *, overwrite: bool | None = None
 ) -> Iterator[Path]:
     """A hidden directory beside ``target`` that becomes ``target`` if the block ends well.
 
     If it does not (an error, a full disk, Ctrl-C) nothing is left behind and what was there
     stays. With ``overwrite``, an earlier directory is replaced if all its files are among
-    ``own_files`` (paths within it): nobody's notes are ever deleted.
+    ``own_files`` (paths within it): nobody's notes are ever deleted. None is for those who can
+    not be asked to.
 
     Raises:
         DataError: ``target`` is taken, or the disk refuses.
@@ -89,19 +90,24 @@ def write_parquet(table: Mapping[str, Shaped[np.ndarray, " N"]], path: Path) -> 
         connection.execute(f"COPY (SELECT * FROM columns_) TO {target} (FORMAT parquet)")
 
 
-def _refuse_taken(target: Path, own_files: Collection[str], overwrite: bool) -> None:
+def _refuse_taken(target: Path, own_files: Collection[str], overwrite: bool | None) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir():
         raise DataError(f"{target}: is a file; name a new directory")
     found = {p.relative_to(target).as_posix() for p in target.rglob("*") if not p.is_dir()}
-    if foreign := sorted(found - set(own_files)):
+    if foreign := found - set(own_files):
         raise DataError(
-            f"{target}: is not empty (it holds {', '.join(foreign[:3])}"
-            f"{', ...' if len(foreign) > 3 else ''}); name a new or an empty directory"
+            f"{target}: is not empty (it holds {_some(foreign)}); name a new or an empty "
+            "directory"
         )
     if not overwrite:
-        raise DataError(f"{target}: already holds tables; name another directory or overwrite")
+        way = "" if overwrite is None else ", or replace it with --overwrite"
+        raise DataError(f"{target}: already holds {_some(found)}; name another directory{way}")
+
+
+def _some(files: Collection[str]) -> str:
+    return ", ".join(sorted(files)[:3]) + (", ..." if len(files) > 3 else "")
 
 
 def _take_place(part: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def assess(
     """Rankings and labels of the test part, ours and the baselines', with intervals.
 
     The rows are those of ``dataset``. An item that the recommender does not know is judged by
-    its features; a user, by features and by what the parts before test say is liked.
+    its features; a user, by features and by what the parts before test say is liked. A user is
+    warm whom the recommender has seen something of, and those parts too.
     """
     report: dict[str, Any] = {
         "test_loss": None,
@@ -58,11 +60,15 @@ def assess(
     watch.stage("evaluation")
     known = parts.train.followed_by(parts.val)
     items, is_candidate = _items_in_rows_of(recommender, dataset)
-    users = _users_in_rows_of(recommender, dataset, known)
+    user_rows = np.concatenate([[0], recommender.users.rows(dataset.users.ids)])
+    users = _users_in_rows_of(recommender, dataset, known, user_rows)
     report.update(_labels(recommender, users, items, parts.test))
     num_users, num_items = len(dataset.users), len(dataset.items)
     seen = histories(known, num_users=num_users)
     held = ev.held_out(parts.test.positives(), seen)
+    # In other data somebody may have a past that the training never saw.
+    is_met = recommender.seen.lengths()[user_rows[held.user_rows]] > 0
+    held = replace(held, is_warm=held.is_warm & is_met)
     if not len(held):
         report["warnings"] = ["no test user has a liked item that was not already seen"]
         return report
@@ -183,12 +189,11 @@ def _items_in_rows_of(recommender: Recommender, dataset: Dataset) -> tuple[Tenso
 
 
 def _users_in_rows_of(
-    recommender: Recommender, dataset: Dataset, known: Interactions
+    recommender: Recommender, dataset: Dataset, known: Interactions, rows: np.ndarray
 ) -> Tensor:
-    """User vectors in the rows of a data set."""
-    rows = recommender.users.rows(dataset.users.ids)
-    vectors = recommender.user_vectors[torch.from_numpy(np.concatenate([[0], rows]))]
-    new = np.flatnonzero(rows == 0)
+    """User vectors in the rows of a data set, whose users are the recommender's ``rows``."""
+    vectors = recommender.user_vectors[torch.from_numpy(rows)]
+    new = np.flatnonzero(rows[1:] == 0)
     if len(new):
         values = {name: each[new] for name, each in dataset.users.values.items()}
         table = recommender.user_encoders.encode(values, np.zeros(len(new), np.int64))

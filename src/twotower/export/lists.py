@@ -12,14 +12,13 @@ that was never stopped, so that their files are the same, row for row.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import numpy as np
 
 from twotower import runs
 from twotower.data import engine
+from twotower.data.alone import Taken, alone_in
 from twotower.errors import RequestError, reason
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.write import write_blocks
@@ -126,15 +126,13 @@ def _refuse_place(into: Path) -> None:
 def _alone(into: Path) -> Iterator[Path]:
     """The job's folder, from which others are kept away; who is killed keeps nobody away."""
     work = into.with_name(f".unfinished-{into.name}")
-    try:
-        work.mkdir(exist_ok=True)
-        lock = (work / "lock").open("a")
-    except OSError as error:
-        raise _refusal(into, error) from None
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            work.mkdir(exist_ok=True)
+            stack.enter_context(alone_in(work))
+        except OSError as error:
+            raise _refusal(into, error) from None
+        except Taken:
             raise RequestError(
                 f"{into}: another process is writing it; wait for its end, or name another file"
             ) from None

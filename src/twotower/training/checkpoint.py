@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -43,12 +44,19 @@ def _on_disk(value: Tensor, folder: Path) -> Tensor:
 
 
 def save_checkpoint(
-    path: Path, model: TwoTower, optimizers: Optimizers, progress: Progress, *, of: str
+    path: Path,
+    model: TwoTower,
+    optimizers: Optimizers,
+    progress: Progress,
+    *,
+    of: str,
+    seconds: float = 0.0,
 ) -> None:
     """Write the whole state beside ``path``, then rename: a kill leaves the old or the new.
 
     Args:
         of: what is being trained, so that no other training goes on from this file.
+        seconds: what all of the training took so far.
 
     Raises:
         RunError: it can not be written there; the old file stays.
@@ -67,6 +75,7 @@ def save_checkpoint(
         "history": progress.history,
         "start": progress.start,
         "best_epoch": progress.best_epoch,
+        "seconds": seconds,
     }
     beside = path.with_name(path.name + ".writing")
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
@@ -118,6 +127,17 @@ def load_checkpoint(
     is_best = _is_best(epoch, best_epoch)
     best = keeping(path.parent)(model) if is_best else _part(tensors, "best/")
     return Progress(epoch, about["history"], best_epoch, best or None, about["start"])
+
+
+def seconds_kept(folder: Path) -> float:
+    """What a training took by the last of its checkpoints; 0 where none of them says."""
+    most = 0.0
+    for path in folder.glob("*.safetensors"):
+        with suppress(OSError, SafetensorError, KeyError, ValueError):
+            with safe_open(str(path), "pt", device="cpu") as file:
+                about = json.loads((file.metadata() or {})["about"])
+            most = max(most, float(about["seconds"]))
+    return most
 
 
 def _is_best(epoch: int, best_epoch: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,6 +167,7 @@ def learn(
     checkpoint: Path | None = None,
     identity: str = "",
     resume: bool = False,
+    began: float | None = None,
     watch: Watch | None = None,
 ) -> Learned:
     """Train, and give back the towers of the best epoch.
@@ -178,12 +180,14 @@ def learn(
             wait beside it.
         identity: what is trained on what; a checkpoint of anything else is not gone on from.
         resume: whether to go on from there.
+        began: when all of the training did, by ``time.perf_counter``; None for now.
 
     A watch that says ``Enough``, or a KeyboardInterrupt, ends the training early and the best
     towers so far are kept. The interrupt is raised where there are none: in the first epoch,
     or without validation.
     """
     watch = watch or Watch()
+    began = time.perf_counter() if began is None else began
     learned, objective = prepare(dataset, train, config)
     model = learned.model
     optimizers = Optimizers(model, config.training, lazy=_is_sparse(config))
@@ -218,7 +222,10 @@ def learn(
             on_step=watch.advance,
         ):
             if checkpoint is not None:
-                save_checkpoint(checkpoint, model, optimizers, progress, of=identity)
+                seconds = time.perf_counter() - began
+                save_checkpoint(
+                    checkpoint, model, optimizers, progress, of=identity, seconds=seconds
+                )
             watch.epoch(progress, metric)
     except Enough:
         pass

@@ -28,6 +28,7 @@ def search(
     work: Path | None,
     identity: str,
     resume: bool,
+    began: float | None = None,
     watch: Watch,
 ) -> tuple[Config, Learned]:
     """Train on the best of several settings, which differ in their models.
@@ -37,6 +38,7 @@ def search(
         work: where checkpoints are kept; None keeps none, and several contenders need some.
         identity: what is trained on what.
         resume: whether to go on from checkpoints there.
+        began: see ``learn``.
 
     Returns:
         The settings, and the towers of the best epoch.
@@ -55,6 +57,7 @@ def search(
             checkpoint=work and work / f"search-{place}.safetensors",
             identity=f"{identity} {place}",
             resume=resume,
+            began=began,
             watch=watch,
         )
 

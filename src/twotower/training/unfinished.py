@@ -7,15 +7,19 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from twotower.config import Config
+from twotower.data.alone import Taken, alone_in
 from twotower.data.arrays import blocks
 from twotower.data.tables import Dataset
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, RunError, TwoTowerError, reason
+from twotower.watch import Watch
 
 _PREFIX = ".unfinished-"
 _IDENTITY = "identity"
@@ -86,9 +90,7 @@ def find(into: Path, name: str, wanted: str) -> tuple[Path | None, str]:
 
     One of other settings or other data is left as it is.
     """
-    pattern = re.compile(re.escape(_PREFIX) + r"\d{8}-\d{6}-" + re.escape(name))
-    there = sorted(into.iterdir(), reverse=True) if into.is_dir() else []
-    there = [path for path in there if pattern.fullmatch(path.name)]
+    there = _newest_first(into, re.escape(name))
     for work in there[:]:
         if (into / finished_name(work)).exists():
             # Killed between the end of the run and the end of its checkpoints.
@@ -103,6 +105,24 @@ def find(into: Path, name: str, wanted: str) -> tuple[Path | None, str]:
             "is and the training starts from the beginning"
         )
     return None, f"nothing unfinished named {name!r} in {into}; starting from the beginning"
+
+
+def _newest_first(into: Path, name: str) -> list[Path]:
+    """The unfinished trainings in a folder whose names are of a pattern."""
+    pattern = re.compile(re.escape(_PREFIX) + r"\d{8}-\d{6}-" + name)
+    there = sorted(into.iterdir(), reverse=True) if into.is_dir() else []
+    return [path for path in there if pattern.fullmatch(path.name)]
+
+
+def way_to_one(into: Path) -> str:
+    """How a folder without a run comes to one, in words."""
+    there = _newest_first(into, ".*")
+    if not there:
+        return "`twotower train` makes one"
+    return (
+        f"{there[0].name} is still being trained or was stopped; the same `twotower train` "
+        "with --resume goes on with one that was stopped"
+    )
 
 
 def _identity_of(work: Path) -> str:
@@ -132,6 +152,41 @@ def start(into: Path, name: str, identity: str) -> Path:
             f"{into}: can not be written ({error.strerror}); name another folder with --into"
         ) from None
     return work
+
+
+@contextmanager
+def alone(work: Path, watch: Watch) -> Iterator[None]:
+    """Train in that place with nobody beside; who is killed keeps nobody away.
+
+    Where the block does not end well, what is worth going on from stays.
+
+    Raises:
+        ConfigError: another process trains there, or it can not be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone_in(work))
+        except Taken:
+            raise ConfigError(
+                f"that training is still running ({work}); wait for its end or stop it"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{work}: can not be written ({reason(error)}); make that possible, or train "
+                "without resume"
+            ) from None
+        try:
+            yield
+        except BaseException as error:
+            # A checkpoint is worth keeping where the training was stopped from outside; from
+            # a mistake in data or settings it would only lead to the same mistake.
+            is_mistake = isinstance(error, TwoTowerError) and not isinstance(error, RunError)
+            if leave(work, keep_checkpoints=not is_mistake):
+                watch.note(
+                    f"{work} keeps what was learned; train with resume to go on from there"
+                )
+            raise
+        leave(work, keep_checkpoints=False)
 
 
 def leave(work: Path, *, keep_checkpoints: bool) -> bool:
