@@ -179,7 +179,10 @@ def _find_items(
     connection: duckdb.DuckDBPyConnection, paths: tuple[str, ...], user: str, item: str
 ) -> Table | None:
     """The items table is the one that has the items' id and not the users'."""
-    tables = [engine.open_files(connection, f"table {n}", path) for n, path in enumerate(paths)]
+    tables = [
+        engine.open_files(connection, f"table {n}", path, column=item)
+        for n, path in enumerate(paths)
+    ]
     fits = [table for table in tables if item in table.types and user not in table.types]
     if len(fits) > 1:
         names = ", ".join(table.source for table in fits)
