@@ -52,6 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"data_path": "shop", "split": "random_per_user"},
     "evaluation": {"baselines": ["popularity"], "bootstrap": 10, "k": [5]},
 }
+HEADER = "user_id,item_id,label\n"
 TRAIN = "train --config small.yaml"
 
 
@@ -95,6 +96,12 @@ def cut(path: Path) -> None:
 def later_version(at: Path) -> None:
     path = at / "runs/first/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+
+
+def text_log(at: Path, suffix: str, text: str) -> None:
+    """Put a text, in Latin-1, in the place of the interactions."""
+    (at / "shop/interactions.parquet").unlink()
+    (at / f"shop/interactions.{suffix}").write_bytes(text.encode("latin-1"))
 
 
 def only_train(at: Path) -> None:
@@ -217,6 +224,35 @@ CASES = [
             "of the format its name says",
         ),
         lambda at: (at / "shop/items.parquet").write_text("item_id,price\n501,2\n"),
+    ),
+    Case(
+        "a line of a CSV that is longer than its header",
+        (
+            "shop/interactions.csv: line 502",
+            "4 values ('3,501,1,9') and the header 3 columns",
+            "mend or drop that line",
+        ),
+        lambda at: text_log(at, "csv", HEADER + "1,501,1\n" * 500 + "3,501,1,9\n"),
+    ),
+    Case(
+        "a CSV that is not in UTF-8",
+        ("shop/interactions.csv: line 3", "not UTF-8 (byte 0xe9", "save the file as UTF-8"),
+        lambda at: text_log(at, "csv", f"{HEADER}1,501,1\n1,caf\xe9,1\n"),
+    ),
+    Case(
+        "a CSV whose lines end in different ways",
+        ("shop/interactions.csv", "line 1 in LF and line 2 in CRLF", "one kind of line end"),
+        lambda at: text_log(at, "csv", HEADER + "1,501,1\r\n" * 30),
+    ),
+    Case(
+        "a CSV without a byte",
+        ("shop/interactions.csv", "is empty", "write a header and rows into it"),
+        lambda at: text_log(at, "csv", ""),
+    ),
+    Case(
+        "a JSON array where each line shall be an object",
+        ("shop/interactions.ndjson: line 1", "a JSON array", "an object on a line of its own"),
+        lambda at: text_log(at, "ndjson", '[{"user_id": 1, "item_id": 501}]'),
     ),
     Case(
         "a column that is missing",

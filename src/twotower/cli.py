@@ -312,10 +312,7 @@ def report(
 @app.command(epilog=_example("recommend runs/20260131-120000-lab 42 -k 10"))
 def recommend(
     run: Run,
-    users: Annotated[
-        list[str] | None,
-        typer.Argument(help="Ids of users; behind -- where one begins with a dash."),
-    ] = None,
+    users: Annotated[list[str] | None, typer.Argument(help="Ids; -- goes before -5.")] = None,
     k: K = 10,
     all_users: Annotated[bool, typer.Option("--all", help="Every user of the run.")] = False,
     into: Into = None,
@@ -351,9 +348,8 @@ def recommend(
         return
     # All before any is shown, so that an unknown user is not found out halfway.
     rows = recommender.user_rows(users or [])
-    lists = [
-        recommender.recommend_rows(row, k, include_seen=include_seen) for row in rows[:, None]
-    ]
+    each = rows[:, None]
+    lists = [recommender.recommend_rows(row, k, include_seen=include_seen) for row in each]
     for user, found in zip(users or [], lists, strict=True):
         show.recommendations(out, recommender, found, f"for {found.user_column}")
         show.evidence(out, recommender, user)

@@ -72,6 +72,8 @@ def test_what_is_kept_is_what_is_read(
         made = kept_read(shop, tmp_path / "runs", **rules)
         assert isinstance(made.interactions["all"].user_rows, np.memmap)
         assert equal(made.interactions["all"], plain.interactions["all"])
+        assert made.repeats.keys() == plain.repeats.keys()
+        assert all(equal(made.repeats[name], plain.repeats[name]) for name in plain.repeats)
         assert made.notes == plain.notes
         assert made.items.ids.tolist() == plain.items.ids.tolist()
         assert made.users.ids.tolist() == plain.users.ids.tolist()

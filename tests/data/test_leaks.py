@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from twotower.data.inspection import inspect
 from twotower.data.leaks import counts_rows, leak_suspects, likeness, ranks
 from twotower.data.tables import Dataset, read
 
@@ -36,7 +37,7 @@ def world(**features: np.ndarray) -> Dataset:
 
 def suspects(dataset: Dataset) -> dict[str, str]:
     every = dataset.interactions["all"]
-    return leak_suspects(dataset.items, every.item_rows, every)
+    return leak_suspects(dataset.items, "item", every, dataset.repeats.values())
 
 
 COMPUTED: dict[str, tuple[Callable[[], np.ndarray], str]] = {
@@ -89,6 +90,28 @@ def test_what_was_not_is_innocent(name: str, seed: int) -> None:
     assert suspects(world(innocent=INNOCENT[name](np.random.default_rng(seed)))) == {}
 
 
+def test_what_was_computed_before_repeats_were_dropped_is_suspected() -> None:
+    draws = np.random.default_rng(5)
+    user, item = draws.integers(0, 60, 3000), draws.integers(0, 60, 3000)
+    label = (draws.random(3000) < 0.5).astype(int)
+    log = polars.DataFrame({"user_id": user, "item_id": item, "label": label})
+    means = polars.col("label").mean().alias("mean")
+    dataset = read(
+        {
+            "users": log.group_by("user_id").agg(polars.len().cast(float)),
+            "items": log.group_by("item_id").agg(polars.len().cast(float), means),
+            "interactions": log,
+        }
+    )
+    assert 600 < len(dataset.repeats["all"]) < 1200
+    found = inspect(dataset).findings
+    assert [f.text.split(" of the ")[0] for f in found if "follows" in f.text] == [
+        "users: column 'len' follows the number of interactions (correlation 1.00)",
+        "items: column 'len' follows the number of interactions (correlation 1.00)",
+        "items: column 'mean' follows the mean label (correlation 1.00)",
+    ]
+
+
 def test_users_are_looked_at_as_items_are() -> None:
     users = np.repeat(np.arange(60), np.arange(60) + 1)
     dataset = read(
@@ -98,7 +121,7 @@ def test_users_are_looked_at_as_items_are() -> None:
         }
     )
     every = dataset.interactions["all"]
-    assert list(leak_suspects(dataset.users, every.user_rows, every)) == ["visits"]
+    assert list(leak_suspects(dataset.users, "user", every)) == ["visits"]
 
 
 numbers = st.integers(-9, 9).map(lambda n: n / 2)
@@ -165,9 +188,10 @@ def test_real_features_are_innocent_and_a_number_of_ratings_is_not(
 ) -> None:
     place = data_sets / name
     dataset = read(place)
-    for side, column in ((dataset.users, "user_rows"), (dataset.items, "item_rows")):
-        for part in dataset.interactions.values():
-            assert leak_suspects(side, getattr(part, column), part) == {}
+    for which, part in dataset.interactions.items():
+        repeats = [dataset.repeats[which]] if which in dataset.repeats else []
+        assert leak_suspects(dataset.users, "user", part, repeats) == {}
+        assert leak_suspects(dataset.items, "item", part, repeats) == {}
     if name != "lab":
         log = polars.read_parquet(place / "interactions.parquet")
         items = polars.read_parquet(place / "items.parquet")

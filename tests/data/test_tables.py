@@ -440,8 +440,11 @@ def spoil(folder: Path, kind: str) -> None:
         ("no parquet", r"interactions\.parquet: can not be read .*of the format its name says"),
         ("format", "folder: no interactions; expected"),
         ("header only", r"interactions\.csv: no rows; an empty part can not be used"),
-        ("latin-1", r"interactions\.csv: can not be read"),
-        ("broken json", r"interactions\.ndjson: can not be read"),
+        ("latin-1", r"interactions\.csv: line 2 is not UTF-8 \(byte 0xe9\); save the "),
+        (
+            "broken json",
+            r"interactions\.ndjson: line 1 is no JSON object .*; mend or drop that",
+        ),
         ("twice", r"has both interactions\.csv and interactions\.parquet; keep one, or name"),
         ("mixed", r"interactions: files of several formats; expected a file that ends in"),
         ("file", "folder: is a file; give the folder that holds users"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,17 +54,18 @@ def healthy() -> dict[str, Any]:
     }
 
 
-def with_suspect() -> Any:
+def with_suspect(repeats: int = 0) -> Any:
     data = healthy()["dataset"]
     train, val, test = (log(first) for first in range(3))
-    every = train.followed_by(val).followed_by(test)
+    again = train.take(np.random.default_rng(1).integers(0, 100, repeats))
+    every = train.followed_by(val).followed_by(test).followed_by(again)
     counts = np.bincount(every.item_rows, minlength=ITEMS + 1)[1:] + 0.5
     tables = {
         "items": {"item_id": np.arange(1, ITEMS + 1), "sold": counts},
         "interactions": {"user_id": train.user_rows, "item_id": train.item_rows},
     }
     assert len(data.items) == ITEMS
-    return read(tables)
+    return replace(read(tables), repeats={"all": again})
 
 
 def part(name: str, **changed: Interactions) -> Split:
@@ -92,6 +94,7 @@ def test_a_healthy_training_raises_none() -> None:
         ({"parts": part("given", **few_known())}, "60% of test .* with users"),
         ({"parts": part("given", train=log(0, day=5))}, "100% of the train .* are later"),
         ({"dataset": with_suspect()}, "items: sold follows the number of interactions"),
+        ({"dataset": with_suspect(2000)}, "items: sold follows the number of interactions"),
     ],
 )
 def test_each_sign_raises_its_own(changed: dict[str, Any], message: str) -> None:

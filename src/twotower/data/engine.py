@@ -16,6 +16,7 @@ import duckdb
 import numpy as np
 
 from twotower.config import DataConfig
+from twotower.data.faults import first_fault, mentions
 from twotower.data.memory import available_bytes
 from twotower.errors import DataError
 
@@ -127,12 +128,18 @@ def arrays(engine: duckdb.DuckDBPyConnection, sql: str, source: str) -> dict[str
 def _complaint(error: Exception) -> str:
     first = next(iter(str(error).splitlines()), type(error).__name__)
     first = re.sub(r"^[A-Za-z ]*Error: ?", "", first).strip()
-    if isinstance(error, duckdb.OutOfMemoryException) or "bad allocation" in first:
+    if value := re.search(r"^Error when converting .*", str(error), re.MULTILINE):
+        first = f"{first}. {value.group()}"
+    if _lacks_memory(error):
         return (
             f"memory does not suffice to read it ({first}); raise the limit, leave out old "
             "interactions, or name fewer columns"
         )
     return f"can not be read ({first}); is the file whole and of the format its name says?"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, duckdb.OutOfMemoryException) or "bad allocation" in str(error)
 
 
 def suffix_of(path: str) -> str | None:
@@ -146,8 +153,13 @@ def is_remote(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9]+://", path) is not None
 
 
-def open_files(engine: duckdb.DuckDBPyConnection, name: str, path: str) -> Table:
+def open_files(
+    engine: duckdb.DuckDBPyConnection, name: str, path: str, column: str | None = None
+) -> Table:
     """Open a file, a glob of many, or object storage where the engine reads it.
+
+    Args:
+        column: without it the files are of no concern, however odd they are.
 
     Raises:
         DataError: nothing there, an unknown format, or a file that is not what its name says.
@@ -166,7 +178,17 @@ def open_files(engine: duckdb.DuckDBPyConnection, name: str, path: str) -> Table
     reader = READERS[suffix].format(files=f"[{listed}]") + folders + ")"
     # Parquet is read where it lies; text would be parsed anew by each question.
     how = "VIEW" if suffix in {".parquet", ".pq"} else "TEMP TABLE"
-    rows(engine, f"CREATE OR REPLACE {how} {quote(f'{name} raw')} AS FROM {reader}", path)
+    raw, is_text = quote(f"{name} raw"), how != "VIEW" and not is_remote(path)
+    try:
+        engine.execute(f"CREATE OR REPLACE {how} {raw} AS FROM {reader}").fetchall()
+    except duckdb.Error as error:
+        # A value of another kind than those before it the engine names by itself.
+        is_plain = isinstance(error, duckdb.ConversionException) or _lacks_memory(error)
+        fault = first_fault(files, None) if is_text and not is_plain else None
+        raise DataError(fault or f"{path}: {_complaint(error)}") from None
+    is_meant = is_text and (column is None or any(mentions(file, column) for file in files))
+    if is_meant and (fault := first_fault(files, _types(engine, raw, path))):
+        raise DataError(fault)
     return _plain_view(engine, name, path)
 
 

@@ -73,14 +73,15 @@ def inspect(dataset: Dataset, config: DataConfig | None = None) -> Inspection:
     findings = [Finding("note", text) for text in dataset.notes]
     findings += _columns(dataset)
     findings += _labels(dataset, every)
-    sides = (
+    repeats = dataset.repeats.values()
+    sides: tuple[tuple[Literal["user", "item"], Entities, np.ndarray], ...] = (
         ("user", dataset.users, every.user_rows),
         ("item", dataset.items, every.item_rows),
     )
     for who, entities, rows in sides:
         findings += _activity(who, entities, rows)
         findings += _ids(who, entities)
-        for column, what in leak_suspects(entities, rows, every).items():
+        for column, what in leak_suspects(entities, who, every, repeats).items():
             text = (
                 f"{who}s: column {column!r} follows the {what} of the {who}s here. If it was "
                 "computed from these interactions, it gives away the test part: compute it "

@@ -26,7 +26,7 @@ from twotower.data.locate import Located
 from twotower.data.writing import whole_directory
 from twotower.errors import DataError, reason
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
 # Fewer interactions than this are read anew: 2 ** 24 rows take a third of a GiB.
 ENOUGH = 1 << 24
@@ -37,11 +37,13 @@ class Kept:
     """What was kept of a data set.
 
     Attributes:
+        repeats: rows that do not count, by part.
         notes: what was said when it was read.
         has_orphans: whether somebody is in a log and not in their table.
     """
 
     interactions: Mapping[str, Interactions]
+    repeats: Mapping[str, Interactions]
     notes: tuple[str, ...]
     has_orphans: bool
 
@@ -64,10 +66,13 @@ def find(place: Path) -> Kept | None:
     """What was kept there; None where nothing is, or not all of it."""
     try:
         manifest = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
-        logs = {name: _open(place, columns) for name, columns in manifest["logs"].items()}
+        logs, repeats = (
+            {name: _open(place, columns) for name, columns in manifest[which].items()}
+            for which in ("logs", "repeats")
+        )
     except (OSError, ValueError, KeyError):
         return None
-    return Kept(logs, tuple(manifest["notes"]), manifest["has_orphans"])
+    return Kept(logs, repeats, tuple(manifest["notes"]), manifest["has_orphans"])
 
 
 def _open(place: Path, columns: Mapping[str, str | None]) -> Interactions:
@@ -90,15 +95,11 @@ def keep(place: Path, kept: Kept) -> Kept:
     """
     shutil.rmtree(place, ignore_errors=True)
     with whole_directory(place, ()) as part:
-        logs = {
-            name: {
-                field.name: _write(part, f"{name}.{field.name}.npy", getattr(log, field.name))
-                for field in fields(log)
-            }
-            for name, log in kept.interactions.items()
-        }
         manifest: dict[str, Any] = {
-            "logs": logs,
+            "logs": {name: _close(part, name, log) for name, log in kept.interactions.items()},
+            "repeats": {
+                name: _close(part, f"{name}.repeats", log) for name, log in kept.repeats.items()
+            },
             "notes": kept.notes,
             "has_orphans": kept.has_orphans,
         }
@@ -106,6 +107,13 @@ def keep(place: Path, kept: Kept) -> Kept:
     found = find(place)
     assert found is not None
     return found
+
+
+def _close(folder: Path, name: str, log: Interactions) -> dict[str, str | None]:
+    return {
+        field.name: _write(folder, f"{name}.{field.name}.npy", getattr(log, field.name))
+        for field in fields(log)
+    }
 
 
 def _write(folder: Path, name: str, column: np.ndarray | None) -> str | None:

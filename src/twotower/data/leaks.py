@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Shaped
 
@@ -13,42 +16,65 @@ _TOO_ALIKE = 0.95
 _LEAST_ROWS = 20
 
 
-def leak_suspects(entities: Entities, rows: np.ndarray, met: Interactions) -> dict[str, str]:
+def leak_suspects(
+    entities: Entities,
+    who: Literal["user", "item"],
+    met: Interactions,
+    repeats: Iterable[Interactions] = (),
+) -> dict[str, str]:
     """Numeric columns that follow what the interactions say of the same users or items.
 
     Args:
-        rows: whose each interaction is, counted from 1: the users' or the items' rows of
-            ``met``.
+        who: whether the entities are the users or the items of ``met``.
+        repeats: rows of the tables that do not count since their pair came once more. Who
+            computed a column perhaps did not drop them.
 
     Returns:
         Column name -> what it follows and how closely.
     """
     size = len(entities) + 1
-    counts = counts_of(rows, size)[1:].astype(np.float64)
-    said = {"number of interactions": counts, "mean label": _means(rows, met.labels, size)}
-    if met.ratings is not None:
-        said["mean rating"] = _means(rows, met.ratings, size)
+    measured = [(likeness, *said) for said in _summaries(who, [met], size)]
+    if repeats := list(repeats):
+        # Repeats make giants of a few, and by value any honest number follows those.
+        measured += [(by_rank, *said) for said in _summaries(who, [met, *repeats], size)]
     suspects = {}
     for name, values in entities.values.items():
         if entities.columns[name].kind != "numeric":
             continue
-        closeness = {what: likeness(values, summary) for what, summary in said.items()}
-        what = max(closeness, key=lambda key: closeness[key])
-        if closeness[what] > _TOO_ALIKE:
-            suspects[name] = f"{what} (correlation {closeness[what]:.2f})"
+        closest, what = max(
+            ((measure(values, said), what) for measure, what, said in measured),
+            key=lambda found: found[0],
+        )
+        if closest > _TOO_ALIKE:
+            suspects[name] = f"{what} (correlation {closest:.2f})"
     return suspects
 
 
+def _summaries(
+    who: Literal["user", "item"], tables: Sequence[Interactions], size: int
+) -> list[tuple[str, Float64[np.ndarray, " E"]]]:
+    """What the tables together say of each user or item, and its name."""
+    whose = [table.user_rows if who == "user" else table.item_rows for table in tables]
+    counts = np.sum([counts_of(rows, size) for rows in whose], axis=0)[1:]
+    found = [("number of interactions", counts.astype(np.float64))]
+    labels, ratings = ([getattr(t, name) for t in tables] for name in ("labels", "ratings"))
+    found.append(("mean label", _means(whose, labels, size)))
+    if all(values is not None for values in ratings):
+        found.append(("mean rating", _means(whose, ratings, size)))
+    return found
+
+
 def _means(
-    rows: np.ndarray, values: Float[np.ndarray, " N"], size: int
+    whose: Sequence[np.ndarray], values: Sequence[Float[np.ndarray, " N"]], size: int
 ) -> Float64[np.ndarray, " E"]:
     """The mean of each row's values, NaN where it has none."""
     sums, counts = np.zeros(size), np.zeros(size)
-    for part in blocks(len(rows)):
-        there = ~np.isnan(values[part])
-        whose = rows[part][there]
-        sums += np.bincount(whose, values[part][there], minlength=size)
-        counts += np.bincount(whose, minlength=size)
+    for rows, said in zip(whose, values, strict=True):
+        for part in blocks(len(rows)):
+            there = ~np.isnan(said[part])
+            known = rows[part][there]
+            sums += np.bincount(known, said[part][there], minlength=size)
+            counts += np.bincount(known, minlength=size)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)[1:]
 
 
@@ -62,13 +88,20 @@ def likeness(one: Float[np.ndarray, " E"], other: Float[np.ndarray, " E"]) -> fl
     >>> round(likeness(growing, -np.exp(growing)), 6)
     1.0
     """
+    ranked = by_rank(one, other)
+    if ranked <= 0.8:
+        return ranked
+    both = ~(np.isnan(one) | np.isnan(other))
+    return max(ranked, abs(_correlation(one[both], other[both])))
+
+
+def by_rank(one: Float[np.ndarray, " E"], other: Float[np.ndarray, " E"]) -> float:
+    """Spearman's correlation without its sign; 0 where too few rows have both."""
     both = ~(np.isnan(one) | np.isnan(other))
     x, y = one[both], other[both]
     if len(x) < _LEAST_ROWS or not (_varies(x) and _varies(y)):
         return 0.0
-    by_rank = abs(_correlation(ranks(x), ranks(y)))
-    by_value = abs(_correlation(x, y))
-    return max(by_rank, by_value) if by_rank > 0.8 else by_rank
+    return abs(_correlation(ranks(x), ranks(y)))
 
 
 def _varies(values: np.ndarray) -> bool:

@@ -231,11 +231,14 @@ def _joined(log: Table) -> str:
 
 def read_log(
     log: Table, config: DataConfig, notes: list[str], into: Path | None = None
-) -> Interactions:
+) -> tuple[Interactions, Interactions | None]:
     """One table's interactions, oldest first, of which ``join`` made a table.
 
     Args:
         into: the folder for arrays that stay on the disk; None for memory.
+
+    Returns:
+        Those that count, and repeats of theirs that do not, if any.
 
     Raises:
         DataError: no interaction is left.
@@ -254,7 +257,9 @@ def read_log(
     )
     if interactions.times is not None and not is_ascending(interactions.times):
         interactions = interactions.take(np.argsort(interactions.times, kind="stable"))
-    return _keep_last(interactions, log, notes) if config.duplicates == "last" else interactions
+    if config.duplicates == "keep":
+        return interactions, None
+    return _without_repeats(interactions, log, notes)
 
 
 def _in_order_of_rows(log: Table, into: Path | None) -> dict[str, np.ndarray]:
@@ -306,13 +311,15 @@ def _wanted(by_kind: Mapping[Kind, Column], config: DataConfig) -> str:
     return ", ".join(f"{sql} AS {name}" for name, sql in wanted.items())
 
 
-def _keep_last(interactions: Interactions, log: Table, notes: list[str]) -> Interactions:
+def _without_repeats(
+    interactions: Interactions, log: Table, notes: list[str]
+) -> tuple[Interactions, Interactions | None]:
     is_last = is_last_of_pair(interactions.user_rows, interactions.item_rows)
     repeated = len(is_last) - int(np.count_nonzero(is_last))
     if not repeated:
-        return interactions
+        return interactions, None
     notes.append(
         f"{log.short}: {repeated:,} rows repeat a user and an item; only the last of each pair "
         "counts"
     )
-    return interactions.take(is_last)
+    return interactions.take(is_last), interactions.take(~is_last)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Dataset:
         users, items: ids and columns.
         interactions: ``{"all": ...}``, or the given parts ``train`` and perhaps ``val``,
             ``test``.
+        repeats: rows of those parts that do not count, since the same user and item came later.
         columns: what the columns of the interactions were taken for.
         notes: what was odd and what was done about it, a sentence each.
         tables: what each table looks like, for ``inspect``.
@@ -60,6 +61,7 @@ class Dataset:
     items: Entities
     interactions: Mapping[str, Interactions]
     columns: Mapping[str, Column]
+    repeats: Mapping[str, Interactions] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     tables: tuple[TableFacts, ...] = ()
 
@@ -148,6 +150,7 @@ def read(
         items=_read_side(connection, "item", item_side),
         interactions=found.interactions,
         columns=columns,
+        repeats=found.repeats,
         notes=(*notes, *found.notes),
         tables=_look_at(user_side, item_side, logs, columns),
     )
@@ -179,7 +182,10 @@ def _find_items(
     connection: duckdb.DuckDBPyConnection, paths: tuple[str, ...], user: str, item: str
 ) -> Table | None:
     """The items table is the one that has the items' id and not the users'."""
-    tables = [engine.open_files(connection, f"table {n}", path) for n, path in enumerate(paths)]
+    tables = [
+        engine.open_files(connection, f"table {n}", path, column=item)
+        for n, path in enumerate(paths)
+    ]
     fits = [table for table in tables if item in table.types and user not in table.types]
     if len(fits) > 1:
         names = ", ".join(table.source for table in fits)
@@ -286,11 +292,13 @@ def _read_logs(
 ) -> Kept:
     notes = _number_rows(connection, sides, logs, columns, config)
     has_orphans = bool(notes)
-    interactions = {
-        "all" if name == "interactions" else name: read_log(log, config, notes, into)
-        for name, log in logs.items()
-    }
-    return Kept(interactions, tuple(notes), has_orphans)
+    interactions, repeats = {}, {}
+    for name, log in logs.items():
+        part = "all" if name == "interactions" else name
+        interactions[part], repeated = read_log(log, config, notes, into)
+        if repeated is not None:
+            repeats[part] = repeated
+    return Kept(interactions, repeats, tuple(notes), has_orphans)
 
 
 def _read_side(connection: duckdb.DuckDBPyConnection, who: str, side: _Side) -> Entities:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from twotower.data.arrays import rows_met
+from twotower.data.entities import Entities
 from twotower.data.interactions import Interactions
 from twotower.data.leaks import leak_suspects
 from twotower.data.splits import Split
@@ -124,13 +126,16 @@ def _leaks(dataset: Dataset, known: Interactions, parts: Split) -> Iterator[str]
     """Features that follow all interactions more closely than those before test."""
     assert parts.test is not None
     every = known.followed_by(parts.test)
-    for table, entities, rows in (
-        ("users", dataset.users, every.user_rows),
-        ("items", dataset.items, every.item_rows),
-    ):
-        for column, what in leak_suspects(entities, rows, every).items():
+    sides: tuple[tuple[Literal["user", "item"], Entities], ...] = (
+        ("user", dataset.users),
+        ("item", dataset.items),
+    )
+    for who, entities in sides:
+        for column, what in leak_suspects(
+            entities, who, every, dataset.repeats.values()
+        ).items():
             yield (
-                f"{table}: {column} follows the {what} of all interactions, the test part "
+                f"{who}s: {column} follows the {what} of all interactions, the test part "
                 "included: if it was computed from them, the figures are too good; take it "
                 "from before the split or declare it 'ignore'"
             )
