@@ -108,6 +108,7 @@ def test_inspect_says_what_each_column_was_taken_for(story: dict[str, Done]) -> 
         r"gender_F +boolean",
         r"movie_id +item_id",
         r"label +label",
+        r"age +numeric .* its type, DOUBLE",
     ):
         assert re.search(pattern, story["inspect"].out)
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import polars
 import pytest
+from rich.console import Console
 
 from twotower.config import DataConfig
 from twotower.data.inspection import Finding, Inspection, inspect
 from twotower.data.tables import read
+from twotower.terminal.inspection import show
 
 Tables = dict[str, dict[str, Any]]
 NUM_USERS, NUM_ITEMS = 300, 60
@@ -345,3 +347,22 @@ def test_of_real_data_only_what_is_so_is_said(data_sets: Path) -> None:
     small = [f.text for f in said(data_sets / "ml-latest-small")]
     assert any("18 of 9,742 items have no interaction" in text for text in small)
     assert any("1996-03-29T18:36:55 to 2018-09-24T14:27:30 UTC" in text for text in small)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_why_a_column_was_taken_so_is_shown_in_any_width(width: int) -> None:
+    long = "stock_keeping_unit_number"
+    texts = [f"a{n} red teapot" for n in range(NUM_ITEMS)]
+    inspection = looked(changed("items", title=texts, **{long: np.arange(NUM_ITEMS) % 7}))
+    console = Console(width=width)
+    with console.capture() as capture:
+        show(console, inspection)
+    shown = capture.get()
+    assert max(map(len, shown.splitlines())) <= width
+    for table in inspection.tables:
+        _, _, rest = shown.partition(f"{table.name}: ")
+        for column in table.columns:
+            assert column.kind in rest
+            # What does not fit in a line goes on in the next one.
+            for word in f"{column.name} {column.reason}, {column.sql_type}".split():
+                assert word in rest

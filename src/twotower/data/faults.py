@@ -13,9 +13,9 @@ import json
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from io import BufferedReader, FileIO, TextIOWrapper
 from itertools import chain, islice
+from typing import NamedTuple
 
 from twotower.errors import shortened
 
@@ -67,8 +67,7 @@ def _fault_of(file: str, names: Collection[str] | None) -> str | None:
         return None
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(NamedTuple):
     """One row: the number of its first line, its text and its values."""
 
     line: int

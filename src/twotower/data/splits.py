@@ -32,7 +32,7 @@ class Split:
 
 
 def split(dataset: Dataset, config: DataConfig, *, seed: int) -> Split:
-    """Cut a data set as the config says; validation is always cut from train.
+    """Cut a data set as the config says; validation is cut from train where none is given.
 
     Raises:
         DataError: no time to split by, or a part that stays empty.
