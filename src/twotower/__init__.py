@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# PyTorch's threads wait for each other by turning in circles, and beside another busy process
+# small trainings took twice as long. Read when torch is imported; what is set already stands.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from twotower.config import Config as Config
