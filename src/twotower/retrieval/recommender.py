@@ -411,8 +411,9 @@ class Recommender:
 
 
 def _refuse_unknown(ids: Ids, asked: Sequence[Any], rows: np.ndarray, hint: str) -> None:
+    if rows.all():
+        return
     unknown = [identity for identity, row in zip(asked, rows, strict=True) if row == 0]
-    if unknown:
-        raise RequestError(
-            f"{ids.column}: {some_of(unknown)}; this model knows {len(ids):,} {hint}"
-        )
+    raise RequestError(
+        f"{ids.column}: {some_of(unknown)}; this model knows {len(ids):,} {hint}"
+    )
