@@ -79,6 +79,23 @@ def test_what_is_quick_and_came_in_one_turn_is_one_call_where_the_rest_is_equal(
     assert isinstance(answers[5], ServiceError)
 
 
+def test_what_is_quick_waits_for_what_each_next_turn_brings_and_no_longer() -> None:
+    async def ask_all() -> list[Any]:
+        desk = Desk(Limits(), Metrics(), threads=1)
+
+        async def ask(turns: int) -> Any:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await desk.ask_together(function, [turns], "a", is_quick=True)
+
+        return await asyncio.gather(*map(ask, (0, 1, 2, 9)))
+
+    function = Doubling()
+    function.may_go_on.set()
+    assert asyncio.run(ask_all()) == [("a", [2 * n]) for n in (0, 1, 2, 9)]
+    assert [parts for parts, _ in function.calls] == [[0, 1, 2], [9]]
+
+
 def test_who_asks_what_is_wrong_is_told_so_alone() -> None:
     _, answers = told([([1], "a"), ([2], "a"), ([13], "a"), ([3], "a")])
     assert [answers[n] for n in (0, 1, 3)] == [("a", [2]), ("a", [4]), ("a", [6])]

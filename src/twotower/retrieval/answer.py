@@ -89,11 +89,10 @@ def answer(
         own = [None if each.is_nobody else chance for chance in islice(chances, len(rows))]
         ids = recommender.items.of(rows).tolist()
         items = [
-            Recommended.model_construct(item=item, score=score, affinity=chance, why=reason)
-            for item, score, chance, reason in zip(ids, scores.tolist(), own, why, strict=True)
+            Recommended(*each) for each in zip(ids, scores.tolist(), own, why, strict=True)
         ]
         answers.append(
-            Answer.model_construct(
+            Answer(
                 user=each.person.user,
                 rests_on=each.rests_on,
                 unknown=each.unknown,
@@ -153,7 +152,7 @@ def score_pairs(
     scored = []
     for n, (item, each) in enumerate(zip(items, known, strict=True)):
         scored.append(
-            Scored.model_construct(
+            Scored(
                 item=item,
                 score=popularity[n] if each.is_nobody else float(scores[n]),
                 affinity=None if each.is_nobody else chances[n],

@@ -37,7 +37,7 @@ def explained(
     by_popularity = dial * recommender.popularity.numpy()[rows] + 0.0
     if known.is_nobody:
         return [
-            Why.model_construct(
+            Why(
                 id=0.0,
                 features=0.0,
                 history=0.0,
@@ -76,7 +76,7 @@ def explained(
     by_column = _lost(recommender, [known] * len(columns), columns, items, itself)
     names = recommender.items.of(known.history.astype(np.int64)).tolist()
     return [
-        Why.model_construct(
+        Why(
             id=float(own[0, place]),
             features=float(features[0, place]),
             history=float(history[0, place]),
@@ -112,4 +112,4 @@ def _largest(names: Sequence[Any], adds: Float32[Tensor, " N"]) -> list[Part]:
     if not len(adds):
         return []
     order = torch.argsort(adds, descending=True)[:_SHOWN].tolist()
-    return [Part.model_construct(name=names[n], adds=float(adds[n])) for n in order]
+    return [Part(name=names[n], adds=float(adds[n])) for n in order]

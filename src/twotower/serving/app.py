@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 import twotower
@@ -21,6 +22,7 @@ from twotower.retrieval.answer import is_quick
 from twotower.retrieval.wish import Person
 from twotower.serving import look, schemas
 from twotower.serving.desk import Desk
+from twotower.serving.express import Express, Lane
 from twotower.serving.front import add_page
 from twotower.serving.gate import Gate, Limits
 from twotower.serving.keys import SCOPES, Key, Scope, find_key
@@ -39,9 +41,7 @@ class Doors:
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = keys
 
-    def open(
-        self, scope: Scope, request: Request, given: HTTPAuthorizationCredentials | None
-    ) -> None:
+    def open(self, scope: Scope, request: Request) -> None:
         """Let a request in, or not.
 
         Raises:
@@ -54,26 +54,22 @@ class Doors:
                 # A page elsewhere may have its name lead here (DNS rebinding).
                 raise ServiceError(403, "without keys only localhost is answered")
             return
-        key = None if given is None else find_key(self._keys, given.credentials)
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        key = find_key(self._keys, secret.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             raise ServiceError(401, "give a key: Authorization: Bearer KEY")
         request.state.key = key.name
         if scope not in key.scopes:
             raise ServiceError(403, f"this key is not for {scope}")
 
+    def before(self, scope: Scope) -> Any:
+        """What a route of a scope depends on; with keys its schema says so."""
 
-def _needs(scope: Scope, *, keys: bool) -> Any:
-    # Not plain functions: those are each run in another thread.
-    async def opened(
-        request: Request,
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    ) -> None:
-        request.app.state.doors.open(scope, request, given)
+        # Not a plain function: those are each run in another thread.
+        async def opened(request: Request) -> None:
+            self.open(scope, request)
 
-    async def opened_without(request: Request) -> None:
-        request.app.state.doors.open(scope, request, None)
-
-    return Depends(opened if keys else opened_without)
+        return [Depends(opened), *([Depends(_bearer)] if self._keys else [])]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -105,11 +101,11 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
     app.state.desk = Desk(limits, service.metrics, threads=limits.threads)
     # Writes come one after the other, and a slow database must not keep answers waiting.
     app.state.writes = Desk(limits, service.metrics, threads=1)
-    app.state.doors = Doors(keys)
     app.add_exception_handler(TwoTowerError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _not_found)
-    read, write, admin = (_needs(scope, keys=bool(keys)) for scope in SCOPES)
+    doors, lanes = Doors(keys), {}
+    read, write, admin = SCOPES
     add = app.add_api_route
     item = "/v1/items/{item_id:path}"
     for method, path, route, model, scope, more in (
@@ -124,15 +120,17 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         ("DELETE", item, delete_item, schemas.ItemsAnswer, write, (404,)),
         *((*each, read, ()) for each in look.ROUTES),
     ):
-        has_body = method in {"POST", "PUT"}
+        body = get_type_hints(route).get("body")
         add(
             path,
             route,
             methods=[method],
             response_model=model,
-            dependencies=[scope],
-            responses=_problems(*([400] if has_body else []), *_GUARDED, *more),
+            dependencies=doors.before(scope),
+            responses=_problems(*([400] if body else []), *_GUARDED, *more),
         )
+        if body:
+            lanes[method, path] = Lane(app.routes[-1], partial(doors.open, scope), body, route)
     add_page(app)
     add("/livez", livez, methods=["GET"], response_class=Response)
     add(
@@ -146,11 +144,11 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         "/metrics",
         metrics,
         methods=["GET"],
-        dependencies=[read],
+        dependencies=doors.before(read),
         response_class=Response,
         responses=_problems(401, 403),
     )
-    return Gate(app, limits=limits, metrics=service.metrics)
+    return Gate(Express(app, lanes, _refused), limits=limits, metrics=service.metrics)
 
 
 async def recommend(request: Request, body: schemas.RecommendBody) -> Response:

@@ -48,7 +48,7 @@ class Desk:
     Nothing waits for company where nobody is busy: what came while a thread was at such a call
     goes as the next one. Other threads take part only in what is slow or goes alone. What is
     quick goes to no thread, since to be handed over and back would take longer: all that came
-    in one turn of the loop is one call in the next.
+    are one call in the first turn of the loop that brings no others.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, *, threads: int) -> None:
@@ -109,7 +109,7 @@ class Desk:
         ask = _Ask(function, arguments, loop.create_future(), parts)
         if is_quick:
             if not self._quick:
-                loop.call_soon(self._answer_quick)
+                loop.call_soon(self._answer_quick, 0)
             self._quick.append(ask)
             return await ask.answer
         with self._arrived:
@@ -126,11 +126,15 @@ class Desk:
                 retry_after=1,
             ) from None
 
-    def _answer_quick(self) -> None:
+    def _answer_quick(self, before: int) -> None:
+        """Answer those that are there, unless more came than were there a turn ago."""
+        if before < len(self._quick) < _MOST_TOGETHER:
+            asyncio.get_running_loop().call_soon(self._answer_quick, len(self._quick))
+            return
         asks, self._quick = _together(self._quick[0], self._quick)
         self._deliver(len(asks), _computed([ask for ask in asks if not ask.answer.done()]))
         if self._quick:
-            asyncio.get_running_loop().call_soon(self._answer_quick)
+            asyncio.get_running_loop().call_soon(self._answer_quick, 0)
 
     def _count(self, more: int) -> None:
         """Only ever in the thread of the loop."""

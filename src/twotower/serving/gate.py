@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
-import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -79,7 +79,7 @@ class Gate:
         try:
             body = await self._body(receive)
             started = time.perf_counter()
-            await self._app(scope, _given(body, receive), answer)
+            await self._app(scope, given(body, receive), answer)
         except ServiceError as refusal:
             await answer_problem(answer, refusal.status, str(refusal), request_id, close=True)
         except _GoneError:
@@ -132,7 +132,7 @@ class _GoneError(Exception):
     """Whoever asked has left."""
 
 
-def _given(body: bytes, receive: Receive) -> Receive:
+def given(body: bytes, receive: Receive) -> Receive:
     """A body that was read already, then whatever comes."""
     waiting = [body]
 
@@ -148,7 +148,7 @@ def _request_id(scope: MutableMapping[str, Any]) -> str:
     for name, given in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(given):
             return bytes(given).decode()
-    return secrets.token_hex(8)
+    return f"{random.getrandbits(64):016x}"
 
 
 async def answer_problem(
