@@ -86,7 +86,9 @@ def answer(
         why: Sequence[Why | None] = [None] * len(rows)
         if wish.explain:
             why = explained(recommender, each, rows, scores, dial)
-        own = [None if each.is_nobody else chance for chance in islice(chances, len(rows))]
+        own: Sequence[float | None] = list(islice(chances, len(rows)))
+        if each.is_nobody:
+            own = [None] * len(rows)
         ids = recommender.items.of(rows).tolist()
         items = [
             Recommended(*each) for each in zip(ids, scores.tolist(), own, why, strict=True)

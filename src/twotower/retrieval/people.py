@@ -62,7 +62,7 @@ class Known:
         }
         return [basis for basis, is_used in uses.items() if is_used] or ["popularity"]
 
-    @property
+    @cached_property
     def is_nobody(self) -> bool:
         """Whether popularity alone can rank for them."""
         return self.rests_on == ["popularity"]
