@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -140,10 +141,13 @@ def settings(**sections: dict[str, Any]) -> Config:
     return parse_config({name: {**SMALL[name], **sections.get(name, {})} for name in SMALL})
 
 
-def planned(loss: str, **training: Any) -> pipeline.Plan:
+def planned(
+    loss: str, *, model: Mapping[str, Any] | None = None, **training: Any
+) -> pipeline.Plan:
     """The checkerboard, cut, with the small settings; dislikes where the loss needs them."""
     world = checkerboard(disliked=8 if loss in {"bce", "triplet"} else 0)
-    return pipeline.plan(world, settings(training={"loss": loss, **training}), Watch())
+    config = settings(model=dict(model or {}), training={"loss": loss, **training})
+    return pipeline.plan(world, config, Watch())
 
 
 @cache

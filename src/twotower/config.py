@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from twotower.complaints import describe_all, shown
-from twotower.errors import ConfigError, join_mistakes, reason
+from twotower.errors import ConfigError, join_mistakes
+from twotower.yaml_file import read_yaml
 
 Kind = Literal[
     "user_id",
@@ -80,8 +81,9 @@ class ModelConfig(Section):
         description="what scores are divided by, where embeddings have length 1; under the "
         "losses of pairs only where learning it begins; auto: under softmax 0.75 / log(items / "
         "items a user), by which a score of 0.75 makes a user's items as likely as all that "
-        "score 0 (0.6 where features alone tell items), and from 250,000 liked on half of that "
-        "is tried too; else 0.2 for bce, 0.1 for the others",
+        "score 0 (0.6 where features alone tell items; read in order 0.75 / log(items), since "
+        "the next one is asked for), and from 250,000 liked on half of that is tried too; else "
+        "0.2 for bce, 0.1 for the others",
     )
     user_ids: bool | Literal["auto"] = Field(
         "auto",
@@ -95,6 +97,11 @@ class ModelConfig(Section):
         "features and validation asks for none that train met, or where also users are told "
         "by features alone, or bce and triplet learn from labels, and items have under 20 "
         "interactions each",
+    )
+    item_neighbours: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = Field(
+        "auto",
+        description="so many items that the same users like lend an item's id what they learn; "
+        "auto: 10 under softmax with pooled histories and more than 20,000 items, else 0",
     )
     id_dropout: float = Field(
         0.05,
@@ -344,46 +351,13 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """Refuses a key that is there twice; PyYAML would keep the last and drop the others."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {key.value!r} is there twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        return super().construct_mapping(node, deep)
-
-
 def read_config(path: str | Path) -> Config:
     """Read and check a config file.
 
     Raises:
         ConfigError: no such file, not YAML, or keys or values that can not be; all at once.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such config file; give the path of a YAML file"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: can not be read ({reason(error)}); give a YAML text file"
-        ) from None
-    try:
-        values = yaml.load(text, _EachKeyOnce)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(
-            f"{path}: not valid YAML ({place}{problem}); mend that line"
-        ) from None
-    return parse_config(values, where=str(path))
+    return parse_config(read_yaml(Path(path)), where=str(path))
 
 
 def as_config(given: Config | Mapping[str, Any] | None) -> Config:

@@ -81,6 +81,7 @@ SAMPLERS: list[tuple[Loss, dict[str, Any]]] = [
     ("in_batch_softmax", {"negatives_from": "mixed", "distinct_negatives": True, **MINED}),
     ("warp", {"negatives_from": "popularity", "negatives": 16, "memory_batches": 3, **MINED}),
     ("triplet", {"negatives_from": "in_batch", "semi_hard": True}),
+    ("softmax", {"negatives_from": "mixed", "model": {"item_neighbours": 3}}),
 ]
 
 

@@ -121,8 +121,19 @@ def test_the_sparser_the_data_the_lower_the_temperature() -> None:
 @pytest.mark.parametrize(("num_items", "negatives"), [(20_000, 0), (20_001, 8192)])
 def test_in_a_large_catalogue_some_items_stand_for_all(num_items: int, negatives: int) -> None:
     many = read({"interactions": {"user_id": [1] * num_items, "item_id": range(num_items)}})
-    made = resolved(many).training
-    assert (made.loss, made.negatives) == ("softmax", negatives)
+    made = resolved(many)
+    assert (made.training.loss, made.training.negatives) == ("softmax", negatives)
+    # There each is met rarely, and learns from those beside it.
+    assert made.model.item_neighbours == (10 if negatives else 0)
+    for history in ("none", "transformer"):
+        assert resolved(many, model={"history": history}).model.item_neighbours == 0
+
+
+def test_read_in_order_one_item_alone_is_to_be_found() -> None:
+    made = resolved(
+        ring(each=20), model={"history": "transformer"}, training={"loss": "softmax"}
+    )
+    assert made.model.temperature == pytest.approx(0.75 / math.log(RING))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -132,6 +143,7 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
         "history": history,
         "user_ids": True,
         "item_ids": False,
+        "item_neighbours": 0,
         "normalize": loss == "ccl",
         "temperature": 0.5,
         "embedding_dim": 48,

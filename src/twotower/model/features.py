@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from twotower.config import ModelConfig
 from twotower.data.encoders import FIRST
 from twotower.data.features import FeatureShape, FeatureTable
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Of each of N ids K others, and what each counts beside it."""
+
+    ids: Int64[Tensor, "N K"]
+    weights: Float[Tensor, "N K"]
+
+    def to(self, device: torch.device) -> Neighbours:
+        """The same on another device."""
+        return Neighbours(self.ids.to(device), self.weights.to(device))
 
 
 class FeatureLayer(nn.Module):
@@ -20,6 +34,7 @@ class FeatureLayer(nn.Module):
         dim: length of an id's embedding, D.
         width: how many numbers the features of a row become, W.
         bag_numbers: which of the bag columns it reads.
+        neighbours: of ids that learn together; None for each alone.
 
     Args:
         shape: of the tables it will read.
@@ -39,6 +54,7 @@ class FeatureLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = config.dim
+        self.neighbours: Neighbours | None = None
         self.bag_numbers = [n for n in range(len(shape.bags)) if n not in without]
         self.id_table = None
         if ids:
@@ -72,6 +88,30 @@ class FeatureLayer(nn.Module):
             parts.append(layer(bag.codes, bag.offsets[:-1]))
         filled = [part for part in parts if part.shape[1]]
         return torch.cat(filled, 1) if len(filled) > 1 else (filled or parts)[0]
+
+    def of_ids(self, ids: Int64[Tensor, " R"]) -> Float[Tensor, "R D"]:
+        """What the table has of some ids, and of their neighbours."""
+        assert self.id_table is not None
+        if self.neighbours is None:
+            own: Tensor = self.id_table(ids)
+            return own
+        near = self.neighbours.ids.index_select(0, ids)
+        weights = self.neighbours.weights.index_select(0, ids)
+        return functional.embedding_bag(
+            torch.cat([ids[:, None], near], 1),
+            self.id_table.weight,
+            mode="sum",
+            per_sample_weights=torch.cat([torch.ones_like(weights[:, :1]), weights], 1),
+            sparse=self.id_table.sparse,
+        )
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Let the table alone say what it says with the neighbours, who are forgotten."""
+        if self.id_table is not None and self.neighbours is not None:
+            every = torch.arange(len(self.id_table.weight), device=self.id_table.weight.device)
+            self.id_table.weight.copy_(self.of_ids(every))
+            self.neighbours = None
 
 
 def _table(num_rows: int, width: int, sparse: bool, untrained: int = 0) -> nn.Embedding:

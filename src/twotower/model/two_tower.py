@@ -283,7 +283,7 @@ def _with_ids(
         if described is None:
             return table.dense.new_zeros(len(table), layer.dim)
         return described
-    embedding: Tensor = layer.id_table(table.ids)
+    embedding = layer.of_ids(table.ids)
     return embedding if described is None else described + embedding
 
 

@@ -13,7 +13,7 @@ SOFTMAX: frozenset[Loss] = frozenset({"softmax", "in_batch_softmax"})
 WEIGHED: frozenset[Loss] = frozenset({"bce", "in_batch_softmax"})
 # Up to here every item is an other in every step of a softmax; of more so many stand for all,
 # beside those that the batch itself brings.
-_ALL_ITEMS = 20_000
+ALL_ITEMS = 20_000
 _SOFTMAX_NEGATIVES = 8192
 # Where each row of a batch has a user of its own, and not a part of a history.
 _ALL_ITEMS_IN_ORDER = 5_000
@@ -54,7 +54,7 @@ def settled(
     negatives = training.negatives
     source = training.negatives_from
     if negatives == "auto" and loss == "softmax" and source in {"auto", "all"}:
-        most, drawn = _ALL_ITEMS, _SOFTMAX_NEGATIVES
+        most, drawn = ALL_ITEMS, _SOFTMAX_NEGATIVES
         if is_in_order:
             most, drawn = _ALL_ITEMS_IN_ORDER, _IN_ORDER_NEGATIVES
         negatives = 0 if num_items <= most or source == "all" else drawn

@@ -28,6 +28,7 @@ from twotower.model.words import Side, word_columns
 from twotower.training import closed_form
 from twotower.training.checkpoint import keeping, load_checkpoint, save_checkpoint
 from twotower.training.loop import Keep, Optimizers, Progress, copy_of, epochs
+from twotower.training.neighbours import neighbours_of
 from twotower.training.objective import Objective, make_objective
 from twotower.watch import Enough, Watch
 
@@ -109,6 +110,12 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         words={side: word_columns(shapes[side]) for side in _told_by_words(config)},
         sparse=_is_sparse(config),
     ).to(device)
+    if count := config.model.item_neighbours:
+        assert count != "auto"
+        near = neighbours_of(
+            objective.positives, num_users=len(users) - 1, num_items=len(items) - 1, count=count
+        )
+        model.item_features.neighbours = near.to(device)
     if model.words is not None:
         model.words.begin({"user": _met(users), "item": _met(items)})
     if loss == "softmax":
@@ -239,6 +246,7 @@ def learn(
     # Their moments are done with.
     del optimizers
     model.load_state_dict(progress.best_weights)
+    model.item_features.settle()
     model.eval()
     return replace(learned, progress=progress, interrupted=interrupted)
 

@@ -14,12 +14,14 @@ from twotower.data.interactions import Interactions
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
-from twotower.training.choices import settled
+from twotower.training.choices import ALL_ITEMS, settled
 
 # From so many on larger batches lose nothing, and make an epoch shorter.
 _MANY_LIKED = 500_000
 # With fewer interactions than this, an id is learned by heart.
 _ENOUGH_FOR_AN_ID = 20
+# So many others lend an item's id what they learn, where items are many and each is met rarely.
+_NEIGHBOURS = 10
 # With so many liked, half the temperature may be better, and validation can tell.
 _MANY_TO_TRY = 250_000
 
@@ -98,6 +100,9 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         by_features = from_labels or (history == "none" and not user_ids)
         is_told = has_item_features and (not are_items_known or (by_features and not often))
         item_ids = not is_told
+    is_pooled = loss == "softmax" and history not in {"none", "transformer"}
+    num_items = len(dataset.items)
+    neighbours = _neighbours(model, num_items, has_ids=bool(item_ids), is_pooled=is_pooled)
     dim = model.embedding_dim
     if dim == "auto":
         dim = 512 if loss == "softmax" and not item_ids else 128
@@ -116,7 +121,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     if temperature == "auto":
         at_first = 0.2 if loss == "bce" else 0.1
         if loss == "softmax":
-            at_first = (0.75 if item_ids else 0.6) / _log_sparseness(train)
+            at_first = (0.75 if item_ids else 0.6) / _log_sparseness(train, one=is_in_order)
         temperature = at_first
     popularity = model.popularity
     if popularity == "auto" and not (item_bias and stop == "ndcg"):
@@ -155,6 +160,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
                     "temperature": temperature,
                     "user_ids": user_ids,
                     "item_ids": item_ids,
+                    "item_neighbours": neighbours,
                     "item_bias": item_bias,
                     "popularity": popularity,
                 }
@@ -172,14 +178,29 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     )
 
 
-def _log_sparseness(train: Interactions) -> float:
+def _neighbours(model: ModelConfig, num_items: int, *, has_ids: bool, is_pooled: bool) -> int:
+    if model.item_neighbours == "auto":
+        return _NEIGHBOURS if has_ids and is_pooled and num_items > ALL_ITEMS else 0
+    if model.item_neighbours and not has_ids:
+        raise ConfigError(
+            f"model.item_neighbours {model.item_neighbours} lend to items' ids, and there are "
+            "none (model.item_ids); set it to 0"
+        )
+    return model.item_neighbours
+
+
+def _log_sparseness(train: Interactions, *, one: bool) -> float:
     """The log of items an item that an average user likes.
 
     A temperature of a score over this makes what has that score as likely as all that has 0.
+
+    Args:
+        one: whether one item alone is to be found, the next, and not all that a user likes.
     """
     positives = train.positives()
     num_items = len(rows_met(positives.item_rows))
-    sparseness = num_items / max(_rows_each(positives.user_rows), 1.0)
+    liked = 1.0 if one else max(_rows_each(positives.user_rows), 1.0)
+    sparseness = num_items / liked
     return float(np.log(max(sparseness, np.exp(2.0))))
 
 
