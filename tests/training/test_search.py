@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from twotower.config import Config
 from twotower.evaluation.validation import validation
 from twotower.pipeline import Plan
 from twotower.training import resolve
-from twotower.training.learn import Learned
+from twotower.training.learn import Learned, Validate
 from twotower.training.loop import Progress
 from twotower.training.search import search
 from twotower.watch import Watch
@@ -56,13 +57,18 @@ class Told(Watch):
 
 
 def found(
-    planned: Plan, work: Path | None, *, resume: bool = False, watch: Watch | None = None
+    planned: Plan,
+    work: Path | None,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+    validate: Validate | None = None,
 ) -> tuple[Config, Learned]:
     return search(
         planned.dataset,
         planned.parts.train,
         planned.contenders,
-        validation(planned.parts, planned.contenders[0]),
+        validate or validation(planned.parts, planned.contenders[0]),
         work=work,
         identity="x",
         resume=resume,
@@ -180,3 +186,20 @@ def test_what_needs_no_choice_is_learned_without_a_checkpoint(tmp_path: Path) ->
     planned = plan(walks(), model={"history": "mean"})
     assert len(planned.contenders) == 1
     found(planned, None)
+
+
+@pytest.mark.parametrize(("colder", "chosen"), [(0.101, 0.2), (0.103, 0.1)])
+def test_who_is_tried_later_has_to_be_clearly_better(
+    tmp_path: Path, colder: float, chosen: float
+) -> None:
+    planned = plan(walks(), model={"temperature": 0.2, "history": "mean"})
+    [first] = planned.contenders
+    model = first.model.model_copy(update={"temperature": 0.1})
+    contenders = first, first.model_copy(update={"model": model})
+
+    def validate(learned: Learned) -> dict[str, float]:
+        is_colder = learned.model.log_scale.item() > 2
+        return {"val_ndcg": colder if is_colder else 0.1}
+
+    config, _ = found(replace(planned, contenders=contenders), tmp_path, validate=validate)
+    assert config.model.temperature == chosen

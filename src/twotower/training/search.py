@@ -17,6 +17,9 @@ from twotower.watch import Watch
 
 # Enough to tell settings apart that differ by far where they differ.
 _EPOCHS = 3
+# By so much another must be better than the one before it, which the rules chose: a temperature
+# that is too low is level with the right one at first, and soon knows train by heart.
+_CLEARLY = 0.02
 
 
 def search(
@@ -73,7 +76,7 @@ def search(
         value = tried.progress.best_value(metric)
         assert value is not None
         scores.append(f"{value:.4f} {_in_words(each)}")
-        if best is None or is_better(value, best[0], metric):
+        if best is None or _is_clearly_better(value, best[0], metric):
             best = value, each, tried
         if tried.interrupted:
             break
@@ -84,6 +87,11 @@ def search(
     if tried.interrupted:
         return config, learned
     return config, trained(config, config.training.epochs, resume=True)
+
+
+def _is_clearly_better(new: float, old: float, metric: str) -> bool:
+    better_by_far = old * (1 - _CLEARLY if "loss" in metric else 1 + _CLEARLY)
+    return is_better(new, better_by_far, metric)
 
 
 def _in_words(config: Config) -> str:
