@@ -15,6 +15,7 @@ SOURCE = Path(twotower.__file__).parent
 ROOMS = [
     "errors",
     "complaints",
+    "yaml_file",
     "config",
     "data",
     "model",
