@@ -24,7 +24,7 @@ from twotower.serving import look, schemas
 from twotower.serving.desk import Desk
 from twotower.serving.express import Express, Lane
 from twotower.serving.front import add_page
-from twotower.serving.gate import Gate, Limits
+from twotower.serving.gate import MISTAKE, Gate, Limits
 from twotower.serving.keys import SCOPES, Key, Scope, find_key
 from twotower.serving.replies import answered, parts, path_id, text
 from twotower.serving.service import Service
@@ -104,6 +104,7 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
     app.add_exception_handler(TwoTowerError, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _not_found)
+    app.add_exception_handler(Exception, _mistaken)
     doors, lanes = Doors(keys), {}
     read, write, admin = SCOPES
     add = app.add_api_route
@@ -307,6 +308,10 @@ async def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     return _problem(request, error.status_code, _short(str(error.detail)), headers)
+
+
+async def _mistaken(request: Request, _: Exception) -> Response:
+    return _problem(request, 500, MISTAKE)
 
 
 def _short(text: str) -> str:

@@ -25,6 +25,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 _log = logging.getLogger("twotower.serving")
 # How many times too large a body may be until its sender is cut off.
 _PATIENCE = 32
+MISTAKE = "this is a mistake of ours; the log knows more under the request's id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -62,13 +63,13 @@ class Gate:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        status, has_begun = 500, False
         started = time.perf_counter()
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 extra = [
                     (b"x-request-id", request_id.encode()),
                     (b"cache-control", b"no-store"),
@@ -87,8 +88,9 @@ class Gate:
         except Exception:
             # Nothing is known of it but that it must not take the service down.
             _log.exception("failed", extra={"fields": {"request_id": request_id}})
-            message = "this is a mistake of ours; the log knows more under the request's id"
-            await answer_problem(answer, 500, message, request_id)
+            # The framework raises again what it has answered already.
+            if not has_begun:
+                await answer_problem(answer, 500, MISTAKE, request_id)
         seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.took(route, status, seconds)
