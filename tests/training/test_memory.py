@@ -23,6 +23,7 @@ SHOP = Size(users=1_000_000, items=100_000, rows=50_000_000)
 def settings(size: Size = SHOP, memory_gib: float = 16, **sections: dict[str, Any]) -> Config:
     """Settings with nothing on auto, as a training has them."""
     model = {"history": "mean", "user_ids": False, "item_ids": True, "embedding_dim": 128}
+    model["item_neighbours"] = 0
     training = {"loss": "in_batch_softmax", "batch_size": 2048, **sections.get("training", {})}
     config = parse_config(
         {
@@ -80,6 +81,11 @@ TOO_LARGE = {
         SHOP,
         {"model": {"item_hidden_dims": (65_536, 65_536)}},
         "for layers, their moments and the best of them",
+    ),
+    "a thousand neighbours": (
+        replace(SHOP, items=1_000_000),
+        {"model": {"item_neighbours": 1000}},
+        "for 1,000 neighbours of 1,000,000 items",
     ),
     "a table of 100 M users": (
         replace(SHOP, users=100_000_000),

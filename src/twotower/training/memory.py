@@ -21,6 +21,8 @@ _FLOAT, _ROW = 4, 8
 _SOFTMAX_ROWS, _BLOCK_SCORES = 256, 2**21
 # Numbers that a column of a kind becomes; a category's code is a row number.
 _WIDTHS = {"numeric": 1, "boolean": 1, "timestamp": 7, "categorical": 2, "list": 4, "text": 40}
+# Of a neighbour that is kept, and of one while all are found.
+_NEIGHBOUR, _FINDING = 12, 90
 # What can be halved, and to what at least; where the batch alone does it, nothing is lost.
 _LEVERS = (
     ("training", "batch_size", 64),
@@ -28,6 +30,7 @@ _LEVERS = (
     ("training", "memory_batches", 1),
     ("model", "history_length", 8),
     ("model", "embedding_dim", 8),
+    ("model", "item_neighbours", 1),
 )
 # Scores of all items for a block of users; finding the best of them takes as much twice.
 _RANKED = 2**24
@@ -101,6 +104,10 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     copies = 4 if training.negatives_from == "all" else 3
     best = [n for n in tables if not size.has_folder or n * _FLOAT < LARGE]
     history = 0.0 if model.history == "none" else min(float(model.history_length), _each(size))
+    count = model.item_neighbours
+    assert count != "auto"
+    # What stays; or, where that is more, what finding them takes before there are moments.
+    near = max(_NEIGHBOUR * count, bool(count) * _FINDING * (count + 1) - 3 * _FLOAT * dim)
     parts = {
         f"for tables of {sum(ids):,} ids, their moments and the best of them": _FLOAT
         * (copies * sum(tables) + sum(best)),
@@ -108,6 +115,7 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
         "for histories": (not size.is_kept) * size.rows * (_FLOAT + _ROW * (size.is_timed + 1))
         + min(size.rows, BLOCK) * 6 * _ROW
         + 4 * _ROW * size.users,
+        f"for {count:,} neighbours of {size.items:,} items": size.items * near,
         "for features": _FLOAT
         * (size.users * (2 + 2 * size.user_width) + size.items * (2 + 2 * size.item_width)),
         **_step(size, config, history),

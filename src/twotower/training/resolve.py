@@ -184,7 +184,7 @@ def _neighbours(model: ModelConfig, num_items: int, *, has_ids: bool, is_pooled:
     if model.item_neighbours and not has_ids:
         raise ConfigError(
             f"model.item_neighbours {model.item_neighbours} lend to items' ids, and there are "
-            "none (model.item_ids); set it to 0"
+            "none; set model.item_ids to true, or this to 0"
         )
     return model.item_neighbours
 
