@@ -91,7 +91,7 @@ def answer(
             own = [None] * len(rows)
         ids = recommender.items.of(rows).tolist()
         items = [
-            Recommended(*each) for each in zip(ids, scores.tolist(), own, why, strict=True)
+            Recommended(*values) for values in zip(ids, scores.tolist(), own, why, strict=True)
         ]
         answers.append(
             Answer(

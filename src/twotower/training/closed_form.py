@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int64
 
 from twotower.data.arrays import distinct
 from twotower.data.interactions import Interactions
@@ -30,13 +30,11 @@ def item_table(
 
     A pair met several times counts once. Columns beyond the number of singular values are zero.
     """
-    keys = positives.user_rows.astype(np.int64) * (num_items + 1) + positives.item_rows
-    users, items = np.divmod(distinct(keys), num_items + 1)
-    user_scale = _root_of_counts(users, num_users + 1)
+    users, items, scaled = scaled_pairs(positives, num_users=num_users, num_items=num_items)
     item_scale = _root_of_counts(items, num_items + 1)
     matrix = torch.sparse_coo_tensor(
         torch.from_numpy(np.stack([users, items])),
-        torch.from_numpy(1 / (user_scale[users] * item_scale[items])),
+        torch.from_numpy(scaled),
         (num_users + 1, num_items + 1),
         check_invariants=False,
         is_coalesced=True,
@@ -46,6 +44,17 @@ def item_table(
     kept = vectors * torch.from_numpy(item_scale)[:, None]
     table[:, : kept.shape[1]] = kept * (_SIZE / kept.square().mean().sqrt().clamp(min=1e-12))
     return table
+
+
+def scaled_pairs(
+    positives: Interactions, *, num_users: int, num_items: int
+) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"], Float32[np.ndarray, " P"]]:
+    """Users, items and values of X: each pair once, by user and item, 1 over both roots."""
+    keys = positives.user_rows.astype(np.int64) * (num_items + 1) + positives.item_rows
+    users, items = np.divmod(distinct(keys), num_items + 1)
+    user_scale = _root_of_counts(users, num_users + 1)
+    item_scale = _root_of_counts(items, num_items + 1)
+    return users, items, 1 / (user_scale[users] * item_scale[items])
 
 
 def log_popularity(positives: Interactions, *, num_items: int) -> Float[torch.Tensor, " I"]:

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from twotower.data.interactions import Interactions
 from twotower.model.features import Neighbours
+from twotower.training.closed_form import scaled_pairs
 
 # Of more rows every other user, or every third, says as much.
 _MOST_ROWS = 2**24
@@ -25,16 +26,12 @@ def neighbours_of(
 
     if step := len(positives) // _MOST_ROWS:
         positives = positives.take(positives.user_rows % (step + 1) == 0)
+    users, items, scaled = scaled_pairs(positives, num_users=num_users, num_items=num_items)
     shape = num_users + 1, num_items + 1
-    ones = np.ones(len(positives))
-    liked = sparse.csr_matrix((ones, (positives.user_rows, positives.item_rows)), shape)
-    liked.data[:] = 1.0
-    of_user, of_item = (np.asarray(liked.sum(axis)).ravel() for axis in (1, 0))
-    liked = sparse.diags(np.maximum(of_user, 1) ** -0.5) @ liked
-    liked = liked @ sparse.diags(np.maximum(of_item, 1) ** -0.5)
+    liked = sparse.csr_matrix((scaled.astype(np.float64), (users, items)), shape)
     # An item is among its own nearest.
     threads = torch.get_num_threads()
-    near = all_pairs_knn(liked.tocsr(), count + 1, show_progress=False, num_threads=threads)
+    near = all_pairs_knn(liked, count + 1, show_progress=False, num_threads=threads)
     near = near.tocoo()
     kept = near.row != near.col
     rows, columns, values = near.row[kept], near.col[kept], near.data[kept]
