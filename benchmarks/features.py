@@ -21,11 +21,17 @@ from torch import Tensor
 
 from benchmarks.peers import BM25, tf_idf
 from benchmarks.public import asked
-from benchmarks.published import rows_of
+from benchmarks.published import baselines, rows_of
 from twotower import Recommender, fit, parse_config
-from twotower.data.interactions import histories
+from twotower.data.features import encode_entities
+from twotower.data.interactions import Histories, histories
+from twotower.data.tables import Dataset, read
 from twotower.evaluation import evaluate as ev
 from twotower.evaluation.metrics import auc
+from twotower.evaluation.rankers import IN_WORDS, Factors, Ranker
+from twotower.evaluation.tuning import searches
+from twotower.pipeline import plan
+from twotower.watch import Watch
 
 Row = tuple[str, Mapping[str, np.ndarray]]
 """Who, and of each user a value a metric."""
@@ -231,38 +237,85 @@ def pair_classifiers(
             yield f"{name}{suffix}", chosen.predict_proba(asked_for)[:, 1]
 
 
-def newcomers(folder: Path, seed: int, part: str) -> tuple[list[Row], Recommender]:
-    """``ml-1m`` cut in time: users of whom there is nothing before, known by three columns."""
+def in_time(folder: Path, seed: int, part: str) -> tuple[list[Row], Recommender]:
+    """``ml-1m`` in time: train is the first 80 %, a random half of the rest is validation.
+
+    Everybody learns from train alone, and is chosen on validation. Warm users have rows in
+    train; cold ones are known by three columns.
+    """
     where = folder / "ml-1m"
-    train, test = (
+    train, late = (
         pd.read_parquet(where / f"temporal_{name}.parquet") for name in ("train", "test")
     )
-    assert (len(train), len(test)) == (800_261, 199_948)
+    assert (len(train), len(late)) == (800_261, 199_948)
     if part == "val":
         times = train["timestamp_approx"]
         is_early = times < times.quantile(0.8)
-        train, test = train[is_early], train[~is_early]
-    tables = {"train": train, "test": test}
+        train, late = train[is_early], train[~is_early]
+    is_val = np.random.default_rng(seed).random(len(late)) < 0.5
+    val, test = late[is_val], late[~is_val]
+    tables = {"train": train, "val": val, "test": test}
     for side in ("users", "items"):
         tables[side] = pd.read_parquet(where / f"{side}.parquet")
-    recommender = fitted(tables, seed)
-    seen = histories(rows_of(recommender, train), num_users=len(recommender.users))
+    dataset = read(tables, parse_config({}).data)
+    recommender = fitted(dataset, seed, refit=False)
+    num_users = len(recommender.users)
+    known = histories(rows_of(recommender, train), num_users=num_users)
+    seen = histories(rows_of(recommender, pd.concat([train, val])), num_users=num_users)
     held = ev.held_out(rows_of(recommender, test), seen)
-    held = held.only(np.flatnonzero(~held.is_warm))
-    ours = recommender.user_vectors[torch.from_numpy(held.user_rows)]
-    counts = np.bincount(seen.items, minlength=len(recommender.items) + 1)[1:]
-    popular = torch.from_numpy(counts.astype(np.float32))
-    ways: dict[str, Callable[[slice], Tensor]] = {
-        "two towers": lambda some: ours[some] @ recommender.item_vectors[1:].T,
-        "popularity": lambda some: popular.expand(len(held.user_rows[some]), -1),
+    is_warm = known.lengths()[held.user_rows] > 0
+    slices = {
+        "warm": held.only(np.flatnonzero(is_warm)),
+        "cold": held.only(np.flatnonzero(~is_warm)),
     }
-    every = torch.ones(len(counts), dtype=torch.bool)
-    measured: list[Row] = []
-    for who, scores_of in ways.items():
-        lists = ev.rank(scores_of, held, seen, 20, is_candidate=every)
-        values = ev.ranking_values(lists, held, [20])
-        measured.append((who, {"R@20": values["recall@20"], "NDCG@20": values["ndcg@20"]}))
+    table = encode_entities(
+        recommender.user_encoders, dataset.users, recommender.user_has_own_id
+    )
+    # As histories of validation are not to be read, users are described anew.
+    users = recommender.encode_users(table.take(torch.arange(1, num_users + 1)), known)
+    nobody = np.zeros((1, users.shape[1]), np.float32)
+    towers = Factors(
+        "two towers",
+        np.concatenate([nobody, users.numpy()]),
+        recommender.item_vectors.numpy(),
+        knows_the_new=True,
+    )
+    measured = [
+        (IN_WORDS.get(ranker.name, ranker.name), _twenty(ranker, slices, seen))
+        for ranker in (towers, *_from_train_alone(dataset, seed))
+    ]
     return measured, recommender
+
+
+def _twenty(
+    ranker: Ranker, slices: Mapping[str, ev.HeldOut], seen: Histories
+) -> Mapping[str, np.ndarray]:
+    """Of each user of each slice what the first twenty of all items are worth."""
+    values: dict[str, np.ndarray] = {}
+    every = torch.ones(ranker.scores(np.ones(1, np.int64)).shape[1], dtype=torch.bool)
+    for name, held in slices.items():
+        if name == "cold" and not ranker.knows_the_new:
+            continue
+
+        def scores_of(some: slice, held: ev.HeldOut = held) -> Tensor:
+            return ranker.scores(held.user_rows[some])
+
+        lists = ev.rank(scores_of, held, seen, 20, is_candidate=every)
+        found = ev.ranking_values(lists, held, [20])
+        values |= {
+            f"R@20, {name}": found["recall@20"],
+            f"NDCG@20, {name}": found["ndcg@20"],
+        }
+    return values
+
+
+def _from_train_alone(dataset: Dataset, seed: int) -> Iterator[Ranker]:
+    """The baselines tuned on validation, and fitted on train once more, without it."""
+    config = parse_config({"training": {"seed": seed}})
+    train = plan(dataset, config, Watch()).parts.train.positives()
+    sizes = {"num_users": len(dataset.users) + 1, "num_items": len(dataset.items) + 1}
+    for ranker, _ in baselines(dataset, config):
+        yield searches(train, seed=seed)[ranker.name].fit(train, **sizes, **ranker.settings)
 
 
 def cut(
@@ -278,9 +331,9 @@ def cut(
     return rows, held
 
 
-def fitted(tables: Mapping[str, Any], seed: int) -> Recommender:
+def fitted(tables: Any, seed: int, *, refit: bool = True) -> Recommender:
     config = {
-        "training": {"seed": seed},
+        "training": {"seed": seed, "refit": refit},
         "evaluation": {"baselines": ["popularity"], "bootstrap": 10},
     }
     return fit(tables, parse_config(config))
@@ -290,7 +343,7 @@ JOBS: Mapping[str, Callable[[Path, int, str], tuple[list[Row], Recommender]]] = 
     "citeulike-t": cold_items,
     "homedepot-search": search,
     "speed-dating": meetings,
-    "ml-1m": newcomers,
+    "ml-1m": in_time,
 }
 
 
