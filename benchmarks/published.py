@@ -5,14 +5,17 @@ baselines too; then all of train is learned, and test is looked at once. Candida
 what is masked are the protocol's.
 
     TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
-        [--baselines popularity,item_knn,ease,ials]
+        [--baselines popularity,item_knn,ease,ials] [--into FOLDER]
+
+Seconds are those of the whole training. With a folder its runs are kept there, and the same
+command goes on with one that was stopped.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from twotower.data.tables import Dataset, read
 from twotower.evaluation import evaluate as ev
 from twotower.evaluation.opponents import opponents
 from twotower.evaluation.rankers import IN_WORDS, Factors, Ranker
-from twotower.pipeline import plan
+from twotower.pipeline import plan, train
 from twotower.watch import Watch
 
 Tables = dict[str, Any]
@@ -229,7 +232,7 @@ JOBS: Mapping[str, Job] = {
 
 
 def main() -> None:
-    given = asked(__doc__, JOBS, {"baselines": "popularity,item_knn,ease,ials"})
+    given = asked(__doc__, JOBS, {"baselines": "popularity,item_knn,ease,ials", "into": ""})
     quick = {"evaluation": {"baselines": ["popularity"], "bootstrap": 10}}
     print("| table | seed | who | figures on test | epochs | s |\n|---|--:|---|---|--:|--:|")
     for name in given.names:
@@ -239,16 +242,15 @@ def main() -> None:
         found: dict[str, list[float]] = {}
         for seed in given.seeds:
             config = parse_config({**settings, "training": {"seed": seed}, **quick})
-            started = time.perf_counter()
-            recommender = fit(dataset, config)
-            seconds = time.perf_counter() - started
+            recommender = trained(dataset, config, f"{name}-{seed}", given.more.into)
             towers = Factors(
                 "two towers", recommender.user_vectors.numpy(), recommender.item_vectors.numpy()
             )
             values = measure(recommender, towers)
             for metric, value in values.items():
                 found.setdefault(metric, []).append(value)
-            row = figures(values), f"{recommender.metrics['best_epoch']} | {seconds:.0f}"
+            found_in = recommender.metrics
+            row = figures(values), f"{found_in['best_epoch']} | {found_in['train_seconds']:.0f}"
             print(f"| {name} | {seed} | two towers | {' | '.join(row)} |", flush=True)
         if len(given.seeds) > 1:
             all_seeds = ", ".join(map(interval, found.items()))
@@ -258,6 +260,13 @@ def main() -> None:
         for ranker, seconds in baselines(dataset, config):
             row = IN_WORDS[ranker.name], figures(measure(recommender, ranker))
             print(f"| {name} | | {' | '.join(row)} | | {seconds:.0f} |", flush=True)
+
+
+def trained(dataset: Dataset, config: Config, name: str, into: str) -> Recommender:
+    """A recommender; one whose training was stopped in that folder goes on."""
+    if not into:
+        return fit(dataset, config)
+    return train(dataset, config, into=into, name=name, now=datetime.now(), resume=True)[0]
 
 
 def baselines(dataset: Dataset, config: Config) -> Iterator[tuple[Ranker, float]]:
