@@ -10,6 +10,7 @@ what the rest says from which each part of them is to be found (``from_rest``; i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.data.arrays import blocks_of_groups
 from twotower.data.interactions import Histories, offsets_of
 
 # Weights of places from the end: the last, the one before, the next two, four, eight, ...
@@ -58,6 +60,13 @@ class PackedHistory:
             embeddings,
             ids,
         )
+
+    def blocks(self, most: int) -> Iterator[PackedHistory]:
+        """The same users, some at a time who have no more items, or one who has."""
+        for first, end in blocks_of_groups(self.offsets.cpu().numpy(), most):
+            offsets = self.offsets[first : end + 1]
+            items = self.items[offsets[0] : offsets[-1]]
+            yield PackedHistory(items, offsets - offsets[0], self.embeddings, self.ids)
 
     def owners(self) -> Int64[Tensor, " P"]:
         """Whose each item is."""

@@ -18,6 +18,8 @@ from twotower.model.history import PackedHistory, owners_of
 
 _HEAD_DIM = 32
 _SHORTEST = 8
+# Items that are read at once where the last states alone are wanted: more take longer.
+_READ = 2**14
 
 
 class TransformerHistory(nn.Module):
@@ -50,9 +52,8 @@ class TransformerHistory(nn.Module):
 
     def forward(self, history: PackedHistory) -> Float[Tensor, "B D"]:
         """The state after each user's last item."""
-        states = self._states(history)
-        last = history.offsets[1:] + torch.arange(len(history.offsets) - 1).to(states.device)
-        return states.index_select(0, last)
+        parts = [self._states(part, of_last=True) for part in history.blocks(_READ)]
+        return torch.cat([history.embeddings[:0], *parts])
 
     def before_each(
         self, history: PackedHistory, is_shown: Bool[Tensor, " P"]
@@ -63,8 +64,12 @@ class TransformerHistory(nn.Module):
         # Each user up to and with the item's own has a beginning.
         return states.index_select(0, history.owners() + shown_before)
 
-    def _states(self, history: PackedHistory) -> Float[Tensor, "T D"]:
-        """The state at each user's beginning and after each of their items, end to end."""
+    def _states(self, history: PackedHistory, *, of_last: bool = False) -> Float[Tensor, "T D"]:
+        """The state at each user's beginning and after each of their items, end to end.
+
+        Args:
+            of_last: whether only the last of each user is wanted.
+        """
         owners, device = history.owners(), history.items.device
         users = len(history.offsets) - 1
         items = history.embeddings.index_select(0, history.items)
@@ -78,8 +83,11 @@ class TransformerHistory(nn.Module):
         tokens = torch.cat([items, self.beginning[None]]).index_select(0, source)
         sequences = Sequences.of(offsets)
         states = self.dropout(tokens)
-        for block in self.blocks:
+        *blocks, final = self.blocks
+        for block in blocks:
             states = block(states, sequences)
+        assert isinstance(final, _Block)
+        states = (final.of_last if of_last else final)(states, sequences)
         normed: Tensor = self.norm(states)
         return normed
 
@@ -141,33 +149,64 @@ class _Block(nn.Module):
     ) -> Float[Tensor, "T D"]:
         """Each token's state after what it and those before it in its sequence say."""
         read = self.attention_in(self.attention_norm(states))
-        width = states.shape[1] // self.heads
-        query, key, value = read.view(-1, 3, self.heads, width).unbind(1)
-        turned = torch.cat([_turned(query, key, sequences.places), value[:, None]], 1)
+        read = read.view(len(read), 3, self.heads, -1)
+        turned = torch.cat([_turned(read[:, :2], sequences.places), read[:, 2:]], 1)
         mixed = []
         for rows in sequences.rectangles:
-            parts = turned.index_select(0, rows.flatten()).view(*rows.shape, *turned.shape[1:])
-            queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)
-            seen = functional.scaled_dot_product_attention(
-                queries, keys, values, is_causal=True
-            )
+            query, key, value = _laid_out(turned, rows)
+            seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
             mixed.append(seen.transpose(1, 2).reshape(rows.numel(), -1))
-        attended = torch.cat(mixed).index_select(0, sequences.back)
+        return self._taken_in(states, torch.cat(mixed).index_select(0, sequences.back))
+
+    def of_last(
+        self, states: Float[Tensor, "T D"], sequences: Sequences
+    ) -> Float[Tensor, "B D"]:
+        """What ``forward`` makes of the last token of each sequence, without the others."""
+        dim, normed = states.shape[1], self.attention_norm(states)
+        last = torch.cat([rows[:, -1] for rows in sequences.rectangles])
+        weight, bias = self.attention_in.weight, self.attention_in.bias
+        asking = functional.linear(normed.index_select(0, last), weight[:dim], bias[:dim])
+        asking = _turned(asking.view(len(last), 1, self.heads, -1), sequences.places[last])
+        read = functional.linear(normed, weight[dim:], bias[dim:])
+        read = read.view(len(read), 2, self.heads, -1)
+        turned = torch.cat([_turned(read[:, :1], sequences.places), read[:, 1:]], 1)
+        mixed, sizes = [], [len(rows) for rows in sequences.rectangles]
+        for rows, query in zip(sequences.rectangles, torch.split(asking, sizes), strict=True):
+            key, value = _laid_out(turned, rows)
+            is_own = functional.pad(rows[:, 1:] > rows[:, :-1], (1, 0), value=True)
+            seen = functional.scaled_dot_product_attention(
+                query.transpose(1, 2), key, value, attn_mask=is_own[:, None, None]
+            )
+            mixed.append(seen.reshape(len(rows), dim))
+        after = self._taken_in(states.index_select(0, last), torch.cat(mixed))
+        return after.index_select(0, last.argsort())
+
+    def _taken_in(
+        self, states: Float[Tensor, "T D"], attended: Float[Tensor, "T D"]
+    ) -> Float[Tensor, "T D"]:
+        """Tokens after what they attended to, and after the feed-forward layer."""
         states = states + self.dropout(self.attention_out(attended))
         wide = functional.gelu(self.widen(self.norm(states)))
         after: Tensor = states + self.dropout(self.narrow(wide))
         return after
 
 
+def _laid_out(
+    parts: Float[Tensor, "T n H d"], rows: Int64[Tensor, "R W"]
+) -> tuple[Float[Tensor, "R H W d"], ...]:
+    """The n parts of tokens in rows of one user each, as attention wants them."""
+    found = parts.index_select(0, rows.flatten()).view(*rows.shape, *parts.shape[1:])
+    return found.permute(2, 0, 3, 1, 4).unbind(0)
+
+
 def _turned(
-    query: Float[Tensor, "T H d"], key: Float[Tensor, "T H d"], places: Int64[Tensor, " T"]
-) -> Float[Tensor, "T 2 H d"]:
+    both: Float[Tensor, "T n H d"], places: Int64[Tensor, " T"]
+) -> Float[Tensor, "T n H d"]:
     """Queries and keys turned by angles that grow with the place, each pair of numbers slower.
 
     The product of a query and a key then knows how far apart they stand, and nothing else of
     where.
     """
-    both = torch.stack([query, key], 1)
     half = both.shape[-1] // 2
     steps = torch.arange(half, device=both.device) / max(half, 1)
     angles = (places[:, None] * 10_000.0**-steps)[:, None, None, :]
