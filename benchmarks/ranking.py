@@ -30,6 +30,7 @@ from twotower import fit, parse_config
 from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.data.synthetic import generate
+from twotower.model.precision import bfloat16_pays
 from twotower.retrieval import index as module
 from twotower.retrieval.index import ExactIndex
 from twotower.retrieval.write import write_blocks
@@ -65,7 +66,7 @@ def rankers(users: Tensor, items: Tensor, k: int, threads: int) -> dict[str, Ran
     owners = torch.arange(len(users)).repeat_interleave(SEEN)
 
     def in_float32() -> None:
-        with patch.object(module, "_bfloat16_pays", lambda: False):
+        with patch.object(module, "bfloat16_pays", lambda: False):
             index.search(users, k)
 
     def plain() -> None:
@@ -139,7 +140,7 @@ def compare(
     for name in ways:
         speeds = [num_users / seconds for seconds in wall[name]]
         median = statistics.median(speeds)
-        is_narrow = module._bfloat16_pays() and name.startswith(("twotower", "products, b"))
+        is_narrow = bfloat16_pays() and name.startswith(("twotower", "products, b"))
         is_narrow &= "float32" not in name
         limit = cpu["products, bfloat16" if is_narrow else "products, float32"]
         share = statistics.median(a / b for a, b in zip(limit, cpu[name], strict=True))

@@ -291,6 +291,17 @@ class TestFit:
         return list(zip(part["user_id"], part["item_id"], strict=True))
 
 
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_products_in_bf16_on_a_processor_slow_at_them_are_noted(
+    monkeypatch: pytest.MonkeyPatch, is_quick: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "bfloat16_pays", lambda: is_quick)
+    told = Told()
+    config = settings(training={"precision": "bf16", "device": "cpu"})
+    pipeline.plan(checkerboard(), config, told)
+    assert any("fp32 is better here" in note for note in told.notes) is not is_quick
+
+
 class TestEvaluate:
     def test_on_the_data_of_the_training_it_says_what_the_training_said(
         self, lab: tuple[Recommender, Path]

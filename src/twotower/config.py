@@ -263,7 +263,7 @@ class TrainingConfig(Section):
         "fp32",
         description="of matrix products in training; weights, sums and all that is measured "
         "and served stay in fp32; bf16: up to twice as fast where the processor has it "
-        "(AVX512_BF16, most GPUs), slower where it does not",
+        "(AVX512_BF16, most GPUs), much slower where it does not, which is noted",
     )
 
 

@@ -30,6 +30,7 @@ from twotower.evaluation.assess import assess, best_possible
 from twotower.evaluation.elsewhere import acquaintance, read_like
 from twotower.evaluation.settle import add_popularity, settle
 from twotower.evaluation.validation import validation
+from twotower.model.precision import bfloat16_pays
 from twotower.report.page import draw
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.encode import (
@@ -41,7 +42,7 @@ from twotower.retrieval.recommender import Recommender
 from twotower.training import unfinished
 from twotower.training.checkpoint import seconds_kept
 from twotower.training.choices import WEIGHED
-from twotower.training.learn import Learned, learn
+from twotower.training.learn import Learned, choose_device, learn
 from twotower.training.memory import Size, require_room
 from twotower.training.resolve import contenders
 from twotower.training.search import search
@@ -159,6 +160,12 @@ def plan(source: Any, config: Config, watch: Watch, *, beside: Path | None = Non
         watch.note(
             f"the weights are not used: training.loss {loss!r} counts each interaction alike; "
             "bce and in_batch_softmax weigh them"
+        )
+    is_on_cpu = choose_device(config.training.device).type == "cpu"
+    if config.training.precision == "bf16" and is_on_cpu and not bfloat16_pays():
+        watch.note(
+            "training.precision: this processor multiplies bfloat16 numbers no faster than "
+            "float32 ones; fp32 is better here"
         )
     return Plan(dataset, parts, settings)
 

@@ -60,7 +60,7 @@ def tiles(
         patch.setattr(module, "_QUERIES", queries)
         patch.setattr(module, "_TILE_BYTES", tile_bytes)
         patch.setattr(module, "_FEW_SCORES", 0)
-        patch.setattr(module, "_bfloat16_pays", lambda: narrow)
+        patch.setattr(module, "bfloat16_pays", lambda: narrow)
         yield
     torch.set_num_threads(before)
 

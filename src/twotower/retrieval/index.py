@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from twotower.model.precision import bfloat16_pays
 from twotower.retrieval.select import GROUP, MOST_QUERIES, Best, Exactly
 
 # A tile of scores: so many queries, so many bytes for each. Its 3 MiB fit into a large cache.
@@ -74,7 +74,7 @@ class ExactIndex:
         positions = torch.empty((len(queries), k), dtype=torch.int64)
         scores = torch.empty((len(queries), k))
         is_large = len(queries) * len(self) > _FEW_SCORES
-        first = self._narrow if is_large and _bfloat16_pays() else self._wide
+        first = self._narrow if is_large and bfloat16_pays() else self._wide
         excluded = first.places(excluded_items, excluded_owners)
         threads = torch.get_num_threads() if is_large else 1
         # Of equal size, and so many that all threads have something to do to the end.
@@ -299,21 +299,6 @@ def _lengths(vectors: Float32[Tensor, "N D"]) -> Float[Tensor, " N"]:
     """Of each vector its length, in double: squares of small numbers are nothing in float32."""
     lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
     return lengths
-
-
-@cache
-def _bfloat16_pays() -> bool:
-    """Whether this processor multiplies in bfloat16 clearly faster than in float32."""
-    seconds = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        left, right = torch.ones(256, 128, dtype=dtype), torch.ones(4096, 128, dtype=dtype)
-        tries = []
-        for _ in range(4):
-            start = time.perf_counter()
-            torch.mm(left, right.T)
-            tries.append(time.perf_counter() - start)
-        seconds[dtype] = min(tries)
-    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
 
 
 @cache
