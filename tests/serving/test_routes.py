@@ -147,8 +147,10 @@ def test_bad_input_gets_one_sentence_and_never_a_500(server: Server, bad: Bad) -
 
 def test_a_page_elsewhere_can_not_ask_through_a_browser(server: Server) -> None:
     ask = {"people": [{"user": 100}]}
-    rebound = server.post("/v1/recommend", ask, headers={"Host": "evil.example"})
-    assert (rebound.status, "localhost" in rebound.json["error"]) == (403, True)
+    for host in ("evil.example", "localhost:evil.example", "localhost.evil.example:80"):
+        rebound = server.post("/v1/recommend", ask, headers={"Host": host})
+        assert (rebound.status, "localhost" in rebound.json["error"]) == (403, True)
+    assert server.post("/v1/recommend", ask, headers={"Host": "LocalHost:8000"}).status == 200
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         simple = server.post("/v1/recommend", ask, headers={"Content-Type": kind})
         assert simple.status == 422

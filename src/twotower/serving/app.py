@@ -32,7 +32,7 @@ from twotower.serving.showcase import Showcase
 from twotower.serving.state import Event
 
 _bearer = HTTPBearer(auto_error=False, description="A key that `twotower key` made.")
-_LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
+_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d*)?", re.IGNORECASE)
 
 
 class Doors:
@@ -48,9 +48,7 @@ class Doors:
             ServiceError: no key, a wrong one, or one for something else.
         """
         if not self._keys:
-            host = request.headers.get("host", "").lower()
-            name = host[: host.index("]") + 1] if "]" in host else host.split(":")[0]
-            if name not in _LOCAL_HOSTS:
+            if not _LOCAL_HOST.fullmatch(request.headers.get("host", "")):
                 # A page elsewhere may have its name lead here (DNS rebinding).
                 raise ServiceError(403, "without keys only localhost is answered")
             return

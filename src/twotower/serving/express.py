@@ -75,4 +75,5 @@ class Express:
 
 
 def _is_json(scope: MutableMapping[str, Any]) -> bool:
-    return (b"content-type", b"application/json") in scope["headers"]
+    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+    return kinds == [b"application/json"]
