@@ -66,7 +66,7 @@ def measure(name: str) -> None:
     learned = learn(
         planned.dataset, planned.parts.train, settled, lambda _: {"val": 1.0}, metric="val"
     )
-    pipeline.assemble(planned.dataset, planned.parts, settled, learned, {})
+    pipeline.assemble(planned.dataset, planned.parts, settled, learned, {}, None)
     print(json.dumps([sum(bytes_to_train(size, settled).values()), peak() - before]))
 
 

@@ -163,6 +163,12 @@ class ModelConfig(Section):
         "training; auto: as many, of 0 to 8, as rank the validation part best, where ndcg "
         "decides; goes with item_bias",
     )
+    blend: Literal["none", "ease", "item_knn", "auto"] = Field(
+        "none",
+        description="item-item scores added to the towers', as loud as validation likes them "
+        "best, where they clearly help; auto: of EASE (up to 20,000 items) and item-kNN (up "
+        "to 50,000) what helps more",
+    )
 
     @property
     def dim(self) -> int:

@@ -25,14 +25,16 @@ from twotower.data.ids import Ids
 from twotower.data.interactions import histories
 from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
-from twotower.errors import DataError
+from twotower.errors import DataError, RequestError
 from twotower.evaluation.assess import assess, best_possible
+from twotower.evaluation.blending import described
 from twotower.evaluation.elsewhere import acquaintance, read_like
 from twotower.evaluation.settle import add_popularity, settle
 from twotower.evaluation.validation import validation
 from twotower.model.precision import bfloat16_pays
 from twotower.report.page import draw
 from twotower.retrieval.approximate import ApproximateIndex
+from twotower.retrieval.blend import Blend
 from twotower.retrieval.encode import (
     item_vectors,
     require_finite,
@@ -200,16 +202,21 @@ def _fit(
         watch=watch,
     )
     searched = learned.progress
-    config = settle(learned, parts.train, measure, config)
+    config, beside = settle(learned, parts.train, measure, config, watch)
     if config.training.refit:
         learned = _refit(planned, config, learned, watch, work, identity, resume, began)
+    blend = None
+    if beside is not None:
+        known = parts.train.followed_by(parts.val) if config.training.refit else parts.train
+        blend = beside.fitted(known, config, len(dataset.users), len(dataset.items))
     seconds = time.perf_counter() - began
-    recommender = assemble(dataset, parts, config, learned, searched.history or {})
+    recommender = assemble(dataset, parts, config, learned, searched.history or {}, blend)
     metrics = {
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
         "best_epoch": searched.best_epoch,
         "start": searched.start,
+        "blend": described(beside, planned.contenders[0]),
         "train_seconds": seconds,
         "loss": config.training.loss,
         "seed": config.training.seed,
@@ -256,7 +263,12 @@ def _refit(
 
 
 def assemble(
-    dataset: Dataset, parts: Split, config: Config, learned: Learned, history: Mapping[str, Any]
+    dataset: Dataset,
+    parts: Split,
+    config: Config,
+    learned: Learned,
+    history: Mapping[str, Any],
+    blend: Blend | None,
 ) -> Recommender:
     """Vectors of everybody and everything, from all but the test part, and what was seen.
 
@@ -296,6 +308,7 @@ def assemble(
         item_values=dataset.items.values,
         metrics={},
         history=history,
+        blend=blend,
     )
 
 
@@ -348,10 +361,16 @@ def index(run: Path, *, recall: float = 0.99) -> ApproximateIndex:
             users of the run, what they have seen left out.
 
     Raises:
-        RequestError: it does not reach that, or faiss is not installed; nothing is written.
+        RequestError: it does not reach that, faiss is not installed, or the run has a blend;
+            nothing is written.
         RunError: no such run, or it can not be written.
     """
     recommender = runs.load(run)
+    if recommender.blend is not None:
+        raise RequestError(
+            f"{run}: no index holds what stands beside the towers (model.blend); this run is "
+            "searched exactly, and needs none"
+        )
     seed, users = recommender.config.training.seed, len(recommender.users)
     chosen = np.random.default_rng(seed).choice(users, min(users, _MEASURED), replace=False)
     rows = np.sort(chosen) + 1

@@ -8,6 +8,7 @@
       encoders/*.json         what turns raw values into rows
       embeddings/*            ids (Parquet), vectors and what else each row has (safetensors)
       interactions.safetensors  what each user met and liked
+      blend.safetensors       what items of histories add to the scores of others, if they do
       manifest.json           format number, shapes, sha256 of every file and of itself
       report.html             all of it for people, if it was drawn
       trace.json.gz           the first steps of the training, if it was profiled
@@ -48,6 +49,8 @@ from twotower.errors import RunError, TwoTowerError, reason
 from twotower.model.two_tower import TwoTower
 from twotower.report.page import REPORT
 from twotower.retrieval.approximate import ApproximateIndex
+from twotower.retrieval.blend import Blend
+from twotower.retrieval.encode import save_aligned
 from twotower.retrieval.recommender import Recommender
 from twotower.training.stages import TRACE
 
@@ -56,7 +59,7 @@ _USER_VALUES = "user_values."
 MANIFEST = "manifest.json"
 INDEX = "index.json"
 _VECTORS = "embeddings/vectors.safetensors"
-_ALIGNMENT = 64
+_BLEND = "blend.safetensors"
 
 
 def save(
@@ -118,7 +121,7 @@ def _write(
         "users": recommender.user_vectors.contiguous(),
         "items": recommender.item_vectors.contiguous(),
     }
-    _save_aligned(vectors, place / _VECTORS)
+    save_aligned(vectors, place / _VECTORS)
     rows = {
         "has_own_id": torch.from_numpy(recommender.has_own_id),
         "user_has_own_id": torch.from_numpy(recommender.user_has_own_id),
@@ -140,6 +143,11 @@ def _write(
         for part, array in (("offsets", each.offsets), ("items", each.items))
     }
     save_file(met, str(place / "interactions.safetensors"))
+    if recommender.blend is not None:
+        beside = {
+            name: torch.from_numpy(each) for name, each in vars(recommender.blend).items()
+        }
+        save_file(beside, str(place / _BLEND))
     files = sorted(path for path in place.rglob("*") if path.is_file())
     for path in files:
         # safetensors makes files that only their owner may read.
@@ -157,19 +165,6 @@ def _write(
     for path in filter(Path.is_file, place.rglob("*")):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _save_aligned(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """A file whose first tensor begins at a multiple of 64 bytes, as tensors made in memory do.
-
-    On some processors the product with one query rounds by where a matrix begins, and what
-    was saved, mapped from its file, would no longer score to the last bit as before.
-    """
-    save_file(dict(tensors), path, {"padding": ""})
-    with path.open("rb") as file:
-        header = 8 + int.from_bytes(file.read(8), "little")
-    if header % _ALIGNMENT:
-        save_file(dict(tensors), path, {"padding": " " * (-header % _ALIGNMENT)})
 
 
 def load(directory: str | Path) -> Recommender:
@@ -221,6 +216,7 @@ def load(directory: str | Path) -> Recommender:
         has_own_id=rows["has_own_id"].numpy(),
         user_has_own_id=rows["user_has_own_id"].numpy(),
         removed=frozenset(rows["removed"].tolist()),
+        blend=Blend.read(directory / _BLEND) if _BLEND in manifest["files"] else None,
         metrics=_read_json(directory / "metrics.json"),
         history=_read_json(directory / "history.json"),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from twotower.data import engine
@@ -30,3 +33,19 @@ def test_little_memory_is_not_shared_among_threads(
     with engine.connect() as connection:
         found = connection.execute("SELECT current_setting('threads')").fetchone()
     assert found == (threads,)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([np.int64(5), np.int64(2**40)], [5, 2**40]),
+        ([np.int32(5), None], [5, None]),
+        ([np.float32(0.5), 1], [0.5, 1.0]),
+        ([np.bool_(True), False], [True, False]),
+        ([np.str_("5"), "a"], ["5", "a"]),
+    ],
+)
+def test_scalars_of_numpy_are_read_as_pythons_own(values: Any, expected: Any) -> None:
+    with engine.connect() as connection:
+        engine.open_frame(connection, "t", {"x": values})
+        assert engine.rows(connection, "SELECT x FROM t", "t") == [(each,) for each in expected]

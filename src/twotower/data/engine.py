@@ -23,6 +23,8 @@ from twotower.errors import DataError
 # With less the engine can not do anything; nor can a thread of several, which all take theirs;
 # and it takes more than it counts.
 _LEAST_BYTES, _THREAD_BYTES, _UNCOUNTED_BYTES = 2**27, 2**28, 2**27
+_SCALARS = np.number, np.bool_, np.str_
+
 READERS: Mapping[str, str] = {
     ".parquet": "read_parquet({files}",
     ".pq": "read_parquet({files}",
@@ -266,6 +268,9 @@ def _as_array(values: Any) -> np.ndarray:
 
 def _listed(values: Sequence[Any]) -> np.ndarray:
     """Python's values as an array; as they are where numpy would turn them into texts."""
+    if any(isinstance(value, _SCALARS) for value in values):
+        # The engine would read what numpy's own scalars look like.
+        values = [value.item() if isinstance(value, _SCALARS) else value for value in values]
     kept = np.empty(len(values), dtype=object)
     if any(isinstance(value, list | tuple | np.ndarray) for value in values):
         kept[:] = [None if value is None else list(value) for value in values]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from twotower.config import Config, TrainingConfig
-from twotower.data.arrays import rows_met
+from twotower.data.arrays import blocks, rows_met
 from twotower.data.interactions import Histories, Interactions, histories, offsets_of
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
@@ -26,10 +26,12 @@ from twotower.evaluation.opponents import opponents
 from twotower.evaluation.popularity import popularity
 from twotower.evaluation.rankers import Ranker
 from twotower.evaluation.verdict import by_slices, verdict
+from twotower.retrieval.blend import Blend
 from twotower.retrieval.recommender import Recommender
 from twotower.watch import Watch
 
 _K = 10
+Beside = Callable[[np.ndarray], Tensor]
 
 
 def assess(
@@ -62,7 +64,10 @@ def assess(
     items, is_candidate = _items_in_rows_of(recommender, dataset)
     user_rows = np.concatenate([[0], recommender.users.rows(dataset.users.ids)])
     users = _users_in_rows_of(recommender, dataset, known, user_rows)
-    report.update(_labels(recommender, users, items, parts.test))
+    beside = None
+    if recommender.blend is not None:
+        beside = _beside_of(recommender, recommender.blend, dataset, known, user_rows)
+    report.update(_labels(recommender, users, items, parts.test, beside))
     num_users, num_items = len(dataset.users), len(dataset.items)
     seen = histories(known, num_users=num_users)
     held = ev.held_out(parts.test.positives(), seen)
@@ -80,6 +85,15 @@ def assess(
         return ev.rank(scores_of, held, seen, longest, is_candidate=is_candidate)
 
     lists = {"towers": lists_by(lambda part: ours[part] @ candidates.T)}
+    if beside is not None:
+        lists = {
+            "towers": lists_by(
+                lambda part: (ours[part] @ candidates.T).add_(
+                    beside(held.user_rows[part])[:, 1:]
+                )
+            ),
+            "alone": lists["towers"],
+        }
     report["baselines"] = {}
     only_warm = set()
     for opponent, tuning in opponents(dataset, parts, config, is_candidate, watch):
@@ -94,6 +108,7 @@ def assess(
     values = {name: ev.ranking_values(found, held, ks) for name, found in lists.items()}
     means = {name: float(each[f"ndcg@{ks[0]}"].mean()) for name, each in values.items()}
     our_mean = means.pop("towers")
+    means.pop("alone", None)
     report["warnings"] = ev.user_warning(held)
     report["protocol"]["users"] = {"warm": int(held.is_warm.sum()), "all": len(held)}
     report["ranking"] = {}
@@ -197,24 +212,69 @@ def _users_in_rows_of(
     if len(new):
         values = {name: each[new] for name, each in dataset.users.values.items()}
         table = recommender.user_encoders.encode(values, np.zeros(len(new), np.int64))
-        item_rows = recommender.items.rows(dataset.items.ids)
-        liked = histories(known.positives(), num_users=len(dataset.users))
-        places, owners = liked.pack(new + 1)
-        items = item_rows[places - 1]
-        counts = np.bincount(owners[items > 0], minlength=len(new))
-        packed = Histories(
-            np.concatenate([[0], offsets_of(counts)]), items[items > 0].astype(np.int32)
-        )
+        packed = _histories_of(recommender, dataset, known, new + 1)
         vectors[torch.from_numpy(new + 1)] = recommender.encode_users(table, packed)
     return vectors
 
 
+def _histories_of(
+    recommender: Recommender, dataset: Dataset, known: Interactions, users: np.ndarray
+) -> Histories:
+    """Histories of some users of a data set in the recommender's items; n has row n + 1."""
+    item_rows = recommender.items.rows(dataset.items.ids)
+    liked = histories(known.positives(), num_users=len(dataset.users))
+    places, owners = liked.pack(users)
+    items = item_rows[places - 1]
+    counts = np.bincount(owners[items > 0], minlength=len(users))
+    return Histories(
+        np.concatenate([[0], offsets_of(counts)]), items[items > 0].astype(np.int32)
+    )
+
+
+def _beside_of(
+    recommender: Recommender,
+    blend: Blend,
+    dataset: Dataset,
+    known: Interactions,
+    rows: np.ndarray,
+) -> Beside:
+    """Some users of a data set -> what histories add to all its items, row 0 included.
+
+    Args:
+        rows: of its users the recommender's; who is new there has what the data says is liked.
+    """
+    columns = np.concatenate([[0], recommender.items.rows(dataset.items.ids)])
+    every = np.arange(len(rows))
+    new = _histories_of(recommender, dataset, known, every)
+    new = new.latest(recommender.config.model.history_length)
+
+    def beside(users: np.ndarray) -> Tensor:
+        theirs = rows[users]
+        added = blend.scores(recommender.histories, theirs, len(recommender.items))
+        if (theirs == 0).any():
+            is_new = theirs == 0
+            added[is_new] = blend.scores(new, users[is_new] + 1, len(recommender.items))
+        whole = np.concatenate([np.zeros((len(added), 1), np.float32), added], 1)
+        return torch.from_numpy(whole[:, columns])
+
+    return beside
+
+
 def _labels(
-    recommender: Recommender, users: Tensor, items: Tensor, test: Interactions
+    recommender: Recommender,
+    users: Tensor,
+    items: Tensor,
+    test: Interactions,
+    beside: Beside | None,
 ) -> dict[str, Any]:
-    user_rows = torch.from_numpy(test.user_rows.astype(np.int64))
-    item_rows = torch.from_numpy(test.item_rows.astype(np.int64))
-    scores = (users[user_rows] * items[item_rows]).sum(1).numpy()
+    user_rows, item_rows = test.user_rows.astype(np.int64), test.item_rows.astype(np.int64)
+    scores = (
+        (users[torch.from_numpy(user_rows)] * items[torch.from_numpy(item_rows)]).sum(1).numpy()
+    )
+    if beside is not None:
+        for part in blocks(len(scores), 256):
+            added = beside(user_rows[part])
+            scores[part] += added[np.arange(len(added)), item_rows[part]].numpy()
     chance = recommender.affinity(scores)
     measured = ev.label_metrics(test.labels, chance)
     if not measured:

@@ -1,19 +1,23 @@
-"""What validation settles of trained towers: how much popularity counts, and the affinity."""
+"""What validation settles of trained towers: popularity, what stands beside, the affinity."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from twotower.config import Config
 from twotower.data.interactions import Interactions
+from twotower.evaluation.blending import Chosen, choose_blend
 from twotower.evaluation.calibration import fit_line
 from twotower.evaluation.validation import Validation
 from twotower.training import closed_form
 from twotower.training.learn import Learned
+from twotower.watch import Watch
 
 
 def settle(
-    learned: Learned, train: Interactions, measure: Validation, config: Config
-) -> Config:
-    """Fit both, in place, and say how much popularity counts where that was open.
+    learned: Learned, train: Interactions, measure: Validation, config: Config, watch: Watch
+) -> tuple[Config, Chosen | None]:
+    """Fit all of it, in place, and say what was chosen where that was open.
 
     Args:
         train: what was learned from.
@@ -25,8 +29,9 @@ def settle(
     model = config.model.model_copy(update={"popularity": popularity})
     config = config.model_copy(update={"model": model})
     add_popularity(learned, train, config)
-    _calibrate(learned, measure)
-    return config
+    chosen = choose_blend(learned, train, measure, config, watch)
+    _calibrate(learned, measure, chosen)
+    return config, chosen
 
 
 def add_popularity(learned: Learned, train: Interactions, config: Config) -> None:
@@ -38,13 +43,16 @@ def add_popularity(learned: Learned, train: Interactions, config: Config) -> Non
     )
 
 
-def _calibrate(learned: Learned, measure: Validation) -> None:
+def _calibrate(learned: Learned, measure: Validation, chosen: Chosen | None) -> None:
     """Fit slope and offset of the affinity on validation.
 
     Under bce, which learns its own, too: towers that were stopped at the best epoch are still
     surer of themselves than they should be.
     """
     scores, labels = measure.pairs(learned)
+    if chosen is not None:
+        liked, users = measure.histories(learned), measure.user_rows.astype(np.int64)
+        scores = scores + chosen.blend.pairs(liked, users, measure.item_rows.astype(np.int64))
     slope, offset = fit_line(scores, labels)
     learned.model.slope.fill_(slope)
     learned.model.offset.data.fill_(offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +25,8 @@ from twotower.retrieval.encode import (
 from twotower.training.closed_form import log_popularity
 from twotower.training.learn import Learned
 from twotower.training.sampling import PositivePairs, uniform_negatives
+
+Scores = Callable[[slice], Tensor]
 
 # As many users rank the catalogue after each epoch, and as many each time to choose a weight.
 _MOST_USERS = 10_000
@@ -92,14 +95,44 @@ class Validation:
         """Scores and labels of the pairs."""
         return self._pairs(*self._vectors(learned)), self.labels
 
+    def histories(self, learned: Learned) -> Histories:
+        """What of each user's items is read."""
+        return learned.liked.latest(self.history_length)
+
+    def scores_of(self, learned: Learned) -> Scores:
+        """Some of the users in ``held``, by their places -> the scores of all items."""
+        items, users = self._vectors(learned)
+        return self._products(items, users, self.held)
+
+    def each_ndcg(
+        self, learned: Learned, scores_of: Scores, held: ev.HeldOut | None = None
+    ) -> Float[np.ndarray, " U"]:
+        """NDCG@10 of each user, where an item is ranked by these scores."""
+        can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
+        return ev.each_ndcg(
+            scores_of,
+            self.held if held is None else held,
+            self.seen,
+            is_candidate=torch.from_numpy(can_judge[1:]),
+        )
+
     def _vectors(self, learned: Learned) -> tuple[Tensor, Tensor]:
         """Of all items, and of all users in validation, those of ``_users``."""
-        liked = learned.liked.latest(self.history_length)
         items = item_vectors(learned.model, learned.items)
         users = user_vectors(
-            learned.model, learned.users, self._users, liked, items, learned.items.ids
+            learned.model,
+            learned.users,
+            self._users,
+            self.histories(learned),
+            items,
+            learned.items.ids,
         )
         return items.cpu(), users.cpu()
+
+    def _products(self, items: Tensor, users: Tensor, held: ev.HeldOut) -> Scores:
+        places = torch.from_numpy(np.searchsorted(self._users, held.user_rows))
+        asking, candidates = users[places], items[1:]
+        return lambda part: asking[part] @ candidates.T
 
     def _weighed(self, learned: Learned) -> tuple[Tensor, Tensor, float]:
         """Vectors with popularity in the biases of items, and its weight, the best there is."""
@@ -142,15 +175,7 @@ class Validation:
     ) -> Float[np.ndarray, " U"]:
         if not len(held):
             return np.empty(0)
-        can_judge = learned.has_own_id | (len(learned.item_encoders.by_column) > 0)
-        places = torch.from_numpy(np.searchsorted(self._users, held.user_rows))
-        asking, candidates = users[places], items[1:]
-        return ev.each_ndcg(
-            lambda part: asking[part] @ candidates.T,
-            held,
-            self.seen,
-            is_candidate=torch.from_numpy(can_judge[1:]),
-        )
+        return self.each_ndcg(learned, self._products(items, users, held), held)
 
 
 def _chances(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -32,10 +32,11 @@ def verdict(ranking: Mapping[str, Any], k: int) -> dict[str, Any] | None:
         outcome; None where there is no baseline, or no user.
     """
     group = "warm" if "warm" in ranking else next(iter(ranking), None)
-    if group is None or not ranking[group]["difference"]:
+    # The towers without what stands beside them are no opponent.
+    names = [name for name in ranking[group]["difference"] if name != "alone"] if group else []
+    if group is None or not names:
         return None
     summary, metric = ranking[group], f"ndcg@{k}"
-    names = list(summary["difference"])
     return {
         "metric": metric,
         "group": group,

@@ -10,7 +10,7 @@ from twotower.evaluation.verdict import Outcome, outcome
 
 # A comparison over fewer users than this is not worth a sentence.
 FEWEST_USERS = 20
-NAMES: Mapping[str, str] = {"towers": "two towers", **IN_WORDS}
+NAMES: Mapping[str, str] = {"towers": "two towers", "alone": "two towers alone", **IN_WORDS}
 VERBS: Mapping[Outcome, str] = {"loss": "lose to", "tie": "tie with", "win": "beat"}
 # Of slices where the difference is no chance, so many are told.
 _MOST_SLICES = 4
@@ -61,6 +61,30 @@ def against_each(summary: Mapping[str, Any]) -> dict[Outcome, list[str]]:
         share = f" ({differences[name][metric]['mean'] / theirs:+.1%})" if theirs > 0.01 else ""
         said[outcome(differences[name][metric])].append(f"{NAMES[name]}{share}")
     return {each: names for each, names in said.items() if names}
+
+
+def of_blend(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Whether what stands beside the towers pays, or might."""
+    blend, found = measured.get("blend"), measured.get("verdict")
+    if not blend or not found:
+        return
+    if blend["kind"]:
+        gain = measured["ranking"][found["group"]]["difference"]["alone"][found["metric"]]
+        says = {"win": "which pays", "tie": "which pays nothing", "loss": "which costs"}
+        yield (
+            f"{NAMES[blend['kind']]} stands beside the towers, {says[outcome(gain)]}: "
+            f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]."
+        )
+    elif blend["asked"] != "none":
+        yield "On validation nothing beside the towers helped clearly; they stand alone."
+    best = found["best_baseline"]
+    if blend["asked"] == "none" and best in {"ease", "item_knn"}:
+        if found["against"][best] != "loss":
+            return
+        yield (
+            f"{NAMES[best]} knows something that the towers do not: try model.blend: auto, "
+            "which adds its scores to theirs where validation gains."
+        )
 
 
 def for_whom(measured: Mapping[str, Any]) -> Iterator[str]:

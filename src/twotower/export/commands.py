@@ -26,10 +26,20 @@ def embed(
     ],
 ) -> None:
     """Write the vectors of users or items, or the towers that make them, for use elsewhere."""
+    from twotower.evaluation.rankers import IN_WORDS
     from twotower.export.onnx import export_towers
     from twotower.export.vectors import write_vectors
+    from twotower.runs import read_metrics
     from twotower.terminal.progress import Bars
 
+    blend = read_metrics(run).get("blend") or {}
+    if blend.get("kind"):
+        _err.print(
+            f"note {IN_WORDS[blend['kind']]} stands beside the towers of this run "
+            "(model.blend), and no vector holds it: their inner products are the towers' alone",
+            highlight=False,
+            soft_wrap=True,
+        )
     if what == "towers":
         with Bars(_err) as bars:
             worst = export_towers(run, into, watch=bars)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from twotower.errors import RequestError
 from twotower.retrieval.approximate import ApproximateIndex
+from twotower.retrieval.blend import Blend
 from twotower.retrieval.changes import Recent
 from twotower.retrieval.explain import explained
 from twotower.retrieval.index import pair_products, products, top_k
-from twotower.retrieval.people import Known, look_up, vectors_of
+from twotower.retrieval.people import Known, histories_of, look_up, vectors_of
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.rerank import choose
 from twotower.retrieval.select import Exactly
@@ -149,6 +150,10 @@ def score_pairs(
     vectors = vectors_of(recommender, known) if known else torch.empty((0, 0))
     chosen = recommender.item_vectors[torch.from_numpy(rows)]
     scores = (vectors * chosen).sum(1) if known else torch.empty(0)
+    if recommender.blend is not None:
+        people_rows = np.arange(1, len(known) + 1)
+        added = recommender.blend.pairs(histories_of(known), people_rows, rows)
+        scores += torch.from_numpy(added)
     chances = recommender.affinity(scores.numpy()).tolist()
     popularity = recommender.popularity[torch.from_numpy(rows)].tolist()
     scored = []
@@ -176,7 +181,10 @@ class _Search:
         self, recommender: Recommender, known: Sequence[Known], wish: Wish, *, exact: bool
     ) -> None:
         self.recommender, self.known, self.wish = recommender, known, wish
-        self.index = None if exact else recommender.approximate
+        # What histories add beside the towers is in no index.
+        is_exact = exact or recommender.blend is not None
+        self.index = None if is_exact else recommender.approximate
+        self.histories = histories_of(known)
         self.tally = Tally()
         self.vectors = vectors_of(recommender, known)
         self.dials = np.array(
@@ -265,6 +273,8 @@ class _Search:
 
         def scores_of(part: slice) -> Float32[Tensor, "b I"]:
             scores = products(queries[part], items) if asked is None else asked.products(part)
+            if self.recommender.blend is not None:
+                scores += self._beside(self.recommender.blend, places[part])
             if has_dials:
                 scores += torch.from_numpy(dials[part, None] * popularity)
             return scores
@@ -296,6 +306,11 @@ class _Search:
                 error=error,
             )
         )
+
+    def _beside(self, blend: Blend, places: Int64[np.ndarray, " P"]) -> Float32[Tensor, "P I"]:
+        """What the histories of some of the people add to the items that are searched."""
+        added = blend.scores(self.histories, places + 1, len(self.recommender.items))
+        return torch.from_numpy(added if self.rows is None else added[:, self.rows - 1])
 
     def _lists(
         self, found: Int64[Tensor, "P K"], values: Float32[Tensor, "P K"]

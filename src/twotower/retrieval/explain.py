@@ -63,7 +63,10 @@ def explained(
         parts = model.user_parts(table, packed)
         scale = model.user_scale(torch.stack(parts).sum(0))
         own, features, history = (scale * part @ embeddings.T for part in parts)
-        itself = scores - by_popularity
+        beside = np.zeros((len(known.history), len(rows)), np.float32)
+        if recommender.blend is not None:
+            beside = recommender.blend.of_each(known.history, rows)
+        itself = scores - by_popularity - beside.sum(0)
         is_exact = isinstance(model.history, PooledHistory)
         if isinstance(model.history, PooledHistory):
             by_item = scale * model.history.shares(packed) @ embeddings.T
@@ -72,6 +75,9 @@ def explained(
             length = 0 if model.history is None else len(known.history)
             rest = [replace(known, history=np.delete(known.history, n)) for n in range(length)]
             by_item = _lost(recommender, rest, [None] * length, items, itself)
+    if len(known.history):
+        history = history + torch.from_numpy(beside.sum(0))
+        by_item = by_item + torch.from_numpy(beside)
     columns = list(known.features)
     by_column = _lost(recommender, [known] * len(columns), columns, items, itself)
     names = recommender.items.of(known.history.astype(np.int64)).tolist()

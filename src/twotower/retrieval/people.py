@@ -58,7 +58,7 @@ class Known:
         uses: dict[Basis, bool] = {
             "id": has_id and bool(recommender.user_has_own_id[self.row]),
             "features": bool(self.features if given else trained),
-            "history": model.history is not None and len(self.history) > 0,
+            "history": reads_history(recommender) and len(self.history) > 0,
         }
         return [basis for basis, is_used in uses.items() if is_used] or ["popularity"]
 
@@ -66,6 +66,11 @@ class Known:
     def is_nobody(self) -> bool:
         """Whether popularity alone can rank for them."""
         return self.rests_on == ["popularity"]
+
+
+def reads_history(recommender: Recommender) -> bool:
+    """Whether what somebody liked counts."""
+    return recommender.model.history is not None or recommender.blend is not None
 
 
 def look_up(recommender: Recommender, person: Person, recent: Recent | None) -> Known:
@@ -183,9 +188,14 @@ def encoded(
         values[name] = np.concatenate([missing if row is None else row for row in rows])
     codes = [each.row if recommender.user_has_own_id[each.row] else 0 for each in people]
     table = recommender.user_encoders.encode(values, np.array(codes, np.int64))
+    return table, histories_of(people)
+
+
+def histories_of(people: Sequence[Known]) -> Histories:
+    """What of each one's items is read; row n has that of person n + 1."""
     lengths = np.array([0, *(len(each.history) for each in people)], np.int64)
     items = np.concatenate([np.empty(0, np.int32), *(each.history for each in people)])
-    return table, Histories(offsets_of(lengths), items)
+    return Histories(offsets_of(lengths), items)
 
 
 def vectors_of(recommender: Recommender, people: Sequence[Known]) -> Float32[Tensor, "B D"]:

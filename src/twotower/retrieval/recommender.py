@@ -5,9 +5,9 @@ Evaluation and serving call it too, so that what was measured is what is served.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,23 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from twotower.config import Config
-from twotower.data.entities import read_plain
 from twotower.data.features import Encoders, FeatureTable
 from twotower.data.ids import Ids, listed, some_of
 from twotower.data.interactions import Histories
 from twotower.errors import DataError, RequestError
 from twotower.model.two_tower import TwoTower
+from twotower.retrieval.additions import with_items
 from twotower.retrieval.approximate import ApproximateIndex
-from twotower.retrieval.changes import ItemRecords, has_any_value, with_values
+from twotower.retrieval.blend import Blend
+from twotower.retrieval.changes import has_any_value
 from twotower.retrieval.coarse import Coarse, eight_bits_pay
 from twotower.retrieval.encode import item_vectors, user_vectors
 from twotower.retrieval.filters import Catalogue
 from twotower.retrieval.index import ExactIndex
 from twotower.retrieval.popularity import moments_of, popularity_of
 from twotower.retrieval.recommendations import Recommendations
+
+Search = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +51,7 @@ class Recommender:
         user_values, item_values: plain values of their columns (see ``Entities``), to be shown.
         metrics, history: what training measured; see the run's ``metrics.json``.
         approximate: what ``answer`` searches instead of all items, if it was built.
+        blend: what histories add to the scores beside the towers, if anything does.
     """
 
     config: Config
@@ -68,6 +72,7 @@ class Recommender:
     history: Mapping[str, Sequence[float]]
     removed: frozenset[int] = frozenset()
     approximate: ApproximateIndex | None = None
+    blend: Blend | None = None
 
     def __repr__(self) -> str:
         dim = self.item_vectors.shape[1] - 1
@@ -105,7 +110,7 @@ class Recommender:
         """``recommend`` by row numbers from 1."""
         vectors = self.user_vectors[torch.from_numpy(np.asarray(rows, np.int64))]
         seen = None if include_seen else self.seen.pack(rows)
-        return self._search(self.users.of(rows), vectors, k, seen)
+        return self._search(self.users.of(rows), vectors, k, seen, self.histories, rows)
 
     def recommend_for(
         self,
@@ -147,7 +152,10 @@ class Recommender:
             )
         vector = self.encode_person(features, rows)
         seen = None if include_seen else (rows, np.zeros(len(rows), np.int64))
-        return self._search(np.array([""], dtype=object), vector, k, seen)
+        read = Histories(np.array([0, 0, len(rows)]), rows.astype(np.int32))
+        read = read.latest(self.config.model.history_length)
+        nobody = np.array([""], dtype=object)
+        return self._search(nobody, vector, k, seen, read, np.ones(1, np.int64))
 
     def encode_person(
         self, features: Mapping[str, Any], history_rows: np.ndarray
@@ -168,6 +176,11 @@ class Recommender:
         return user_vectors(
             self.model, table, rows, shifted, self.item_vectors, self.item_ids
         ).clone()
+
+    @cached_property
+    def histories(self) -> Histories:
+        """What of each user's items is read."""
+        return self.liked.latest(self.config.model.history_length)
 
     @cached_property
     def item_ids(self) -> Int64[Tensor, " I1"]:
@@ -198,7 +211,7 @@ class Recommender:
         unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
         own = torch.arange(len(rows))
         found = self._lists(
-            ExactIndex(unit[1:], self.is_candidate),
+            ExactIndex(unit[1:], self.is_candidate).search,
             unit[torch.from_numpy(rows)],
             k,
             (rows, own.numpy()),
@@ -231,7 +244,10 @@ class Recommender:
         """``score`` by row numbers."""
         users = self.user_vectors[torch.from_numpy(np.asarray(user_rows, np.int64))]
         items = self.item_vectors[torch.from_numpy(np.asarray(item_rows, np.int64))]
-        return (users * items).sum(1).numpy()
+        scores = (users * items).sum(1).numpy()
+        if self.blend is not None:
+            scores += self.blend.pairs(self.histories, user_rows, item_rows)
+        return scores
 
     def affinity(self, scores: np.ndarray) -> Float32[np.ndarray, "*S"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""
@@ -255,49 +271,7 @@ class Recommender:
         Raises:
             DataError: what is wrong with the table.
         """
-        if not self.item_encoders.by_column:
-            raise DataError(
-                "add_items: this model knows items by their ids alone, so it can not judge new "
-                "ones; train with an items table that has features"
-            )
-        ids, values = self._read_items(table)
-        if not values.keys() & self.item_encoders.by_column.keys():
-            known = ", ".join(self.item_encoders.by_column)
-            nothing = "add_items: no column is a feature with a value"
-            raise DataError(f"{nothing}; the features are: {known}")
-        rows = self.items.rows(ids)
-        fresh = rows == 0
-        codes = np.where(self.has_own_id[rows], rows, 0)
-        encoded = self.item_encoders.encode(values, codes)
-        vectors = item_vectors(self.model, encoded)
-        old = torch.from_numpy(rows[~fresh])
-        whole = torch.cat([self.item_vectors, vectors[torch.from_numpy(fresh)]])
-        whole[old] = vectors[torch.from_numpy(~fresh)]
-        put = np.append(rows[~fresh] - 1, len(self.items) + np.arange(fresh.sum()))
-        changed = replace(
-            self,
-            items=Ids(self.items.column, np.concatenate([self.items.values, ids[fresh]])),
-            item_vectors=whole,
-            has_own_id=np.concatenate([self.has_own_id, np.zeros(fresh.sum(), bool)]),
-            item_values=with_values(self.item_values, values, rows, fresh),
-            removed=self.removed - set(rows.tolist()),
-            approximate=self.approximate and self.approximate.with_changed(put, whole[1:]),
-        )
-        # What all items or users were gone through for is not found out again.
-        moments = self._moments + moments_of(vectors) - moments_of(self.item_vectors[old])
-        vars(changed).update(_moments=moments, user_has_features=self.user_has_features)
-        # Only who answers requests has it.
-        if coarse := vars(self).get("coarse"):
-            positions = torch.from_numpy(put)
-            vars(changed)["coarse"] = coarse.with_changed(positions, whole[1:][positions])
-        return changed
-
-    def _read_items(self, source: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        columns = {name: column for name, (column, _) in self.item_encoders.by_column.items()}
-        if isinstance(source, ItemRecords):
-            shown = {name: each.column for name, each in self.catalogue.columns.items()}
-            return source.read(self.items, {**shown, **columns})
-        return read_plain(source, "items", self.items.column, columns, self.items.are_numbers)
+        return with_items(self, table)
 
     def remove_items(self, items: Any) -> Recommender:
         """A recommender that has these items no more; ``add_items`` brings them back.
@@ -360,7 +334,8 @@ class Recommender:
     @cached_property
     def coarse(self) -> Coarse | None:
         """The items for a first look, where that pays; position n is row n + 1."""
-        return Coarse.of(self.item_vectors[1:]) if eight_bits_pay() else None
+        pays = self.blend is None and eight_bits_pay()
+        return Coarse.of(self.item_vectors[1:]) if pays else None
 
     @cached_property
     def index(self) -> ExactIndex:
@@ -373,16 +348,23 @@ class Recommender:
         vectors: Tensor,
         k: int,
         excluded: tuple[np.ndarray, np.ndarray] | None,
+        read: Histories,
+        rows: np.ndarray,
     ) -> Recommendations:
+        """The lists of some users, who have these rows of the histories that are read."""
         if not 1 <= k <= len(self.items):
             most = f"{len(self.items):,}, the number of items"
             raise RequestError(f"k must be 1 to {most}; got {k}")
-        found = self._lists(self.index, vectors, k, excluded)
+        search: Search = self.index.search
+        if self.blend is not None:
+            items = self.item_vectors[1:]
+            search = partial(self.blend.search, read, rows, items, self.is_candidate)
+        found = self._lists(search, vectors, k, excluded)
         return Recommendations(self.users.column, self.items.column, user_ids, *found)
 
     def _lists(
         self,
-        index: ExactIndex,
+        search: Search,
         vectors: Tensor,
         k: int,
         excluded: tuple[np.ndarray, np.ndarray] | None,
@@ -391,7 +373,7 @@ class Recommender:
         if excluded is not None:
             items, owners = (torch.from_numpy(each.astype(np.int64)) for each in excluded)
             pairs = {"excluded_items": items - 1, "excluded_owners": owners}
-        positions, scores = index.search(vectors, k, **pairs)
+        positions, scores = search(vectors, k, **pairs)
         found = positions.numpy()
         ids = self.items.values[np.maximum(found, 0)]
         is_short = found < 0
