@@ -347,6 +347,7 @@ def evaluate(
     return {
         **assess(recommender, dataset, parts, config, watch),
         "best_possible": best_possible(dataset),
+        "blend": recommender.metrics.get("blend"),
         "train_seconds": recommender.metrics["train_seconds"],
         "data": fingerprint(dataset),
         "versions": versions(),
