@@ -30,6 +30,7 @@ VALUES = [
     "none",
     "time",
     "bce",
+    "ease",
     "adamw",
     "bf16",
     "loss",

@@ -305,7 +305,7 @@ class TestValidation:
         learned = learn(plan.dataset, parts.train, config, None, metric="train_loss")
         nothing = parts.val.take(np.empty(0, np.int64))
         train_only = replace(parts, val=nothing, test=None)
-        recommender = pipeline.assemble(plan.dataset, train_only, config, learned, {})
+        recommender = pipeline.assemble(plan.dataset, train_only, config, learned, {}, None)
         known, wanted = met(parted()["train"]), met(parted()["val"])
         lists = by_user(recommender.recommend(list(wanted), 10))
         theirs = judged(lists, {u: i - known.get(u, set()) for u, i in wanted.items()}, 10)

@@ -68,7 +68,8 @@ def test_what_was_chosen_is_added_to_the_biases_and_stands_in_the_settings() -> 
     learned, parts, config = learned_from(changed_times())
     assert learned.model.item_bias is not None
     before = learned.model.item_bias.weight.detach().clone()
-    settled = settle(learned, parts.train, validation(parts, config), config)
+    settled, beside = settle(learned, parts.train, validation(parts, config), config, Watch())
+    assert beside is None
     weight = learned.progress.best_value("val_popularity")
     assert settled.model.popularity == weight
     assert weight
@@ -80,9 +81,8 @@ def test_what_was_chosen_is_added_to_the_biases_and_stands_in_the_settings() -> 
 def test_a_weight_that_was_asked_for_is_the_one_that_is_measured_and_added() -> None:
     learned, parts, config = learned_from(changed_times(), popularity=1.5)
     assert validation(parts, config)(learned)["val_popularity"] == 1.5
-    assert (
-        settle(learned, parts.train, validation(parts, config), config).model.popularity == 1.5
-    )
+    measure = validation(parts, config)
+    assert settle(learned, parts.train, measure, config, Watch())[0].model.popularity == 1.5
 
 
 def test_with_very_much_of_it_lists_go_by_popularity_in_all_but_the_test_part() -> None:

@@ -149,7 +149,7 @@ class _Block(nn.Module):
     ) -> Float[Tensor, "T D"]:
         """Each token's state after what it and those before it in its sequence say."""
         read = self.attention_in(self.attention_norm(states))
-        read = read.view(len(read), 3, self.heads, -1)
+        read = read.view(-1, 3, self.heads, states.shape[1] // self.heads)
         turned = torch.cat([_turned(read[:, :2], sequences.places), read[:, 2:]], 1)
         mixed = []
         for rows in sequences.rectangles:
@@ -166,9 +166,10 @@ class _Block(nn.Module):
         last = torch.cat([rows[:, -1] for rows in sequences.rectangles])
         weight, bias = self.attention_in.weight, self.attention_in.bias
         asking = functional.linear(normed.index_select(0, last), weight[:dim], bias[:dim])
-        asking = _turned(asking.view(len(last), 1, self.heads, -1), sequences.places[last])
+        asking = asking.view(-1, 1, self.heads, dim // self.heads)
+        asking = _turned(asking, sequences.places[last])
         read = functional.linear(normed, weight[dim:], bias[dim:])
-        read = read.view(len(read), 2, self.heads, -1)
+        read = read.view(-1, 2, self.heads, dim // self.heads)
         turned = torch.cat([_turned(read[:, :1], sequences.places), read[:, 1:]], 1)
         mixed, sizes = [], [len(rows) for rows in sequences.rectangles]
         for rows, query in zip(sequences.rectangles, torch.split(asking, sizes), strict=True):

@@ -67,7 +67,7 @@ def explained(
         if recommender.blend is not None:
             beside = recommender.blend.of_each(known.history, rows)
         itself = scores - by_popularity - beside.sum(0)
-        is_exact = isinstance(model.history, PooledHistory)
+        is_exact = model.history is None or isinstance(model.history, PooledHistory)
         if isinstance(model.history, PooledHistory):
             by_item = scale * model.history.shares(packed) @ embeddings.T
         else:
@@ -75,9 +75,10 @@ def explained(
             length = 0 if model.history is None else len(known.history)
             rest = [replace(known, history=np.delete(known.history, n)) for n in range(length)]
             by_item = _lost(recommender, rest, [None] * length, items, itself)
-    if len(known.history):
+    if recommender.blend is not None:
         history = history + torch.from_numpy(beside.sum(0))
-        by_item = by_item + torch.from_numpy(beside)
+        added = torch.from_numpy(beside)
+        by_item = by_item + added if len(by_item) else added
     columns = list(known.features)
     by_column = _lost(recommender, [known] * len(columns), columns, items, itself)
     names = recommender.items.of(known.history.astype(np.int64)).tolist()
