@@ -117,6 +117,7 @@ def test_an_unknown_key_is_answered_with_known_ones(values: Any, hint: str) -> N
         ({"training": {"epochs": 0}}, ["training.epochs", "greater than or equal to 1", "0"]),
         ({"training": {"margin": float("inf")}}, ["training.margin", "finite", "inf"]),
         ({"training": {"epochs": True}}, ["training.epochs", "true or false (got True)"]),
+        ({"evaluation": {"k": [5, True]}}, ["evaluation.k", "true or false (got [5, True])"]),
         ({"model": {"item_neighbours": False}}, ["item_neighbours", "true or false"]),
         ({"training": {"seed": "x"}}, ["training.seed", "valid integer", "'x'"]),
         ({"model": {"dropout": 1}}, ["model.dropout", "less than 1", "1"]),

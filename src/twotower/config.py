@@ -70,7 +70,9 @@ class Section(BaseModel):
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: Any) -> Any:
         kind = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and bool not in {kind, *get_args(kind)}:
+        values = value if isinstance(value, list | tuple) else [value]
+        is_switch = any(isinstance(each, bool) for each in values)
+        if is_switch and bool not in {kind, *get_args(kind)}:
             raise PydanticCustomError("switch", "Input should not be true or false")
         return value
 

@@ -144,10 +144,7 @@ def _write(
     }
     save_file(met, str(place / "interactions.safetensors"))
     if recommender.blend is not None:
-        beside = {
-            name: torch.from_numpy(each) for name, each in vars(recommender.blend).items()
-        }
-        save_file(beside, str(place / _BLEND))
+        recommender.blend.write(place / _BLEND)
     files = sorted(path for path in place.rglob("*") if path.is_file())
     for path in files:
         # safetensors makes files that only their owner may read.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from twotower import Person, Recommender, Wish, answer, pipeline
 from twotower.data.interactions import Histories, offsets_of
 from twotower.errors import RequestError
 from twotower.evaluation import blending
+from twotower.evaluation.words import of_blend
 from twotower.retrieval import blend as module
 from twotower.retrieval.answer import score_pairs
 from twotower.retrieval.blend import Blend
@@ -136,6 +138,44 @@ def test_filters_and_new_histories_hear_it_too(beside: Recommender) -> None:
     assert found.rests_on == ["history"]
     # The four others of their kind.
     assert set(whole.item_ids[0, :4].tolist()) <= set(range(500, 506))
+
+
+def test_an_item_given_twice_counts_once(beside: Recommender) -> None:
+    one, two = beside.items.values[[0, 9]].tolist()
+    twice = beside.recommend_for(history=[one, two, one], k=5)
+    once = beside.recommend_for(history=[two, one], k=5)
+    assert (twice.item_ids == once.item_ids).all()
+    assert (twice.scores == once.scores).all()
+
+
+def test_the_popularity_dial_is_as_loud_as_all_that_is_added_to(beside: Recommender) -> None:
+    alone = replace(beside, blend=None)
+    towers = (beside.user_vectors[1:] @ beside.item_vectors[1:].T).std(1).mean()
+    rows = np.arange(1, len(beside.users) + 1)
+    assert beside.blend is not None
+    added = beside.blend.scores(beside.histories, rows, len(beside.items))
+    both = beside.user_vectors[1:] @ beside.item_vectors[1:].T + torch.from_numpy(added)
+    louder = beside.popularity[1:] / alone.popularity[1:]
+    np.testing.assert_allclose(louder, both.std(1).mean() / towers, rtol=0.1)
+
+
+def test_towers_that_read_no_history_have_one_read_beside_them() -> None:
+    config = {
+        "model": {"embedding_dim": 2, "blend": "ease", "history": "none"},
+        "training": {"epochs": 1, "seed": 5},
+        "evaluation": {"baseline_seconds": 1, "bootstrap": 50, "baselines": []},
+    }
+    found = twotower.fit(_clusters(), config)
+    history = found.items.values[[0, 1]].tolist()
+    [answered] = answer(found, [Person(history=history)], Wish(k=4, explain=True))
+    assert answered.rests_on == ["history"]
+    lists = found.recommend_for(history=history, k=4)
+    assert [each.item for each in answered.items] == lists.item_ids[0].tolist()
+    why = answered.items[0].why
+    assert why is not None
+    assert sum(part.adds for part in why.items) == pytest.approx(why.history, abs=1e-4)
+    [said] = of_blend(found.metrics)
+    assert said.startswith("EASE stands beside the towers, which pays: ndcg@10 +")
 
 
 def test_evaluation_of_the_same_data_says_the_same(beside: Recommender) -> None:

@@ -214,3 +214,10 @@ def grouped(
         for column, into in zip(columns, filled, strict=True):
             into[places] = column[part][order]
     return offsets, filled
+
+
+def last_of_each(rows: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
+    """Each once, at its last place."""
+    _, from_end = np.unique(rows[::-1], return_index=True)
+    kept: np.ndarray = rows[np.sort(len(rows) - 1 - from_end)]
+    return kept

@@ -65,22 +65,22 @@ def against_each(summary: Mapping[str, Any]) -> dict[Outcome, list[str]]:
 
 def of_blend(measured: Mapping[str, Any]) -> Iterator[str]:
     """Whether what stands beside the towers pays, or might."""
-    blend, found = measured.get("blend"), measured.get("verdict")
-    if not blend or not found:
+    blend, found = measured.get("blend"), measured.get("verdict") or {}
+    ranking, best = measured.get("ranking", {}), found.get("best_baseline")
+    if not blend or not ranking:
         return
+    group = "warm" if "warm" in ranking else next(iter(ranking))
+    metric = main_metrics(ranking[group])[0]
     if blend["kind"]:
-        gain = measured["ranking"][found["group"]]["difference"]["alone"][found["metric"]]
+        gain = ranking[group]["difference"]["alone"][metric]
         says = {"win": "which pays", "tie": "which pays nothing", "loss": "which costs"}
         yield (
-            f"{NAMES[blend['kind']]} stands beside the towers, {says[outcome(gain)]}: "
+            f"{NAMES[blend['kind']]} stands beside the towers, {says[outcome(gain)]}: {metric} "
             f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]."
         )
     elif blend["asked"] != "none":
         yield "On validation nothing beside the towers helped clearly; they stand alone."
-    best = found["best_baseline"]
-    if blend["asked"] == "none" and best in {"ease", "item_knn"}:
-        if found["against"][best] != "loss":
-            return
+    elif best in {"ease", "item_knn"} and found["against"][best] == "loss":
         yield (
             f"{NAMES[best]} knows something that the towers do not: try model.blend: auto, "
             "which adds its scores to theirs where validation gains."

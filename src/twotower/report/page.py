@@ -132,7 +132,8 @@ def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
             }
             for name, summary in ranking.items()
         ],
-        "for_whom": [*of_blend(measured), *for_whom(measured)],
+        "of_blend": list(of_blend(measured)),
+        "for_whom": list(for_whom(measured)),
         "slices": tables.slices(measured),
         "best_baseline": tables.best_baseline(measured),
         "labels": tables.labels(measured),

@@ -6,7 +6,8 @@ of EASE or item-kNN are then added to the towers'; everything that ranks or expl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.data.arrays import blocks
-from twotower.data.interactions import Histories, offsets_of, ranges
+from twotower.data.interactions import Histories, offsets_of
 from twotower.retrieval.index import products, top_k
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Blend:
 
     def write(self, path: Path) -> None:
         """Into one file of safetensors."""
-        save_file({name: torch.from_numpy(each) for name, each in vars(self).items()}, path)
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
+        save_file({name: torch.from_numpy(each) for name, each in parts.items()}, path)
 
     def times(self, factor: float) -> Blend:
         """The same, some times as loud."""
@@ -134,10 +136,20 @@ class Blend:
     def _sums(
         self, met: np.ndarray, owners: np.ndarray, count: int, width: int
     ) -> Float32[np.ndarray, "B W"]:
-        known = np.where(met < len(self.offsets) - 1, met, 0)
-        starts = self.offsets[known]
-        lengths = self.offsets[known + 1] - starts
-        places = ranges(starts, lengths)
-        at = np.repeat(owners * width, lengths) + self.items[places]
-        summed = np.bincount(at, self.values[places], minlength=count * width)
-        return summed.astype(np.float32).reshape(count, width)
+        from scipy.sparse import csr_matrix
+
+        weights = self._matrix
+        known = np.where(met < weights.shape[0], met, 0)
+        begins = np.searchsorted(owners, np.arange(count + 1))
+        ones = np.ones(len(known), np.float32)
+        read = csr_matrix((ones, known, begins), shape=(count, weights.shape[0]))
+        summed = np.zeros((count, max(width, weights.shape[1])), np.float32)
+        summed[:, : weights.shape[1]] = (read @ weights).toarray()
+        return summed[:, :width]
+
+    @cached_property
+    def _matrix(self) -> csr_matrix:
+        from scipy.sparse import csr_matrix
+
+        size = len(self.offsets) - 1
+        return csr_matrix((self.values, self.items, self.offsets), shape=(size, size))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
 
+from twotower.data.arrays import last_of_each
 from twotower.data.features import FeatureTable
 from twotower.data.interactions import Histories, offsets_of
 from twotower.data.plain import all_missing, plain_json
@@ -128,19 +129,12 @@ def _history(
     later = later[later > 0]
     # As in training, the last meeting of a user and an item counts.
     again = np.concatenate([later, bad[bad > 0]])
-    return np.concatenate([trained[~np.isin(trained, again)], _last_of_each(later)]), again
+    return np.concatenate([trained[~np.isin(trained, again)], last_of_each(later)]), again
 
 
 def _known_rows(rows: np.ndarray) -> np.ndarray:
     chosen: np.ndarray = rows[rows > 0]
     return chosen
-
-
-def _last_of_each(rows: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
-    """Each once, at its last place."""
-    _, from_end = np.unique(rows[::-1], return_index=True)
-    kept: np.ndarray = rows[np.sort(len(rows) - 1 - from_end)]
-    return kept
 
 
 def _features(recommender: Recommender, person: Person, row: int) -> dict[str, np.ndarray]:

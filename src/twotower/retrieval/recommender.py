@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from twotower.config import Config
+from twotower.data.arrays import last_of_each
 from twotower.data.features import Encoders, FeatureTable
 from twotower.data.ids import Ids, listed, some_of
 from twotower.data.interactions import Histories
@@ -133,8 +134,8 @@ class Recommender:
         """
         items = listed(history)
         rows = self.items.rows(items)
-        rows = rows[rows > 0]
-        if items and self.model.history is None:
+        rows = last_of_each(rows[rows > 0])
+        if items and self.model.history is None and self.blend is None:
             raise RequestError(
                 "history: this model was trained without histories and can not use one; leave "
                 "it out, or train with model.history: mean"
@@ -317,8 +318,13 @@ class Recommender:
         """
         liked = np.bincount(self.liked.items, minlength=len(self.items) + 1)
         some = np.linspace(1, len(self.users), min(len(self.users), 256)).astype(np.int64)
-        users = self.user_vectors[torch.from_numpy(some)]
-        return torch.cat([torch.zeros(1), popularity_of(liked[1:], users, self._moments)])
+        users, items = self.user_vectors[torch.from_numpy(some)], self.item_vectors[1:]
+        found = popularity_of(liked[1:], users, self._moments)
+        if self.blend is not None:
+            alone = users @ items.T
+            beside = torch.from_numpy(self.blend.scores(self.histories, some, len(items)))
+            found = found * ((alone + beside).std(1).mean() / alone.std(1).mean())
+        return torch.cat([torch.zeros(1), found])
 
     @cached_property
     def _moments(self) -> Float64[Tensor, "D1 D1"]:

@@ -184,7 +184,7 @@ def run_table(rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Table:
         others = [
             (values["ndcg@10"]["mean"], name)
             for name, values in summary.items()
-            if name not in {"towers", "difference"} and "ndcg@10" in values
+            if name not in {"towers", "alone", "difference"} and "ndcg@10" in values
         ]
         best = max(others, default=None)
         auc = measured.get("test_auc")
