@@ -203,12 +203,12 @@ def _fit(
     )
     searched = learned.progress
     config, beside = settle(learned, parts.train, measure, config, watch)
+    blend = None if beside is None else beside.blend
     if config.training.refit:
         learned = _refit(planned, config, learned, watch, work, identity, resume, began)
-    blend = None
-    if beside is not None:
-        known = parts.train.followed_by(parts.val) if config.training.refit else parts.train
-        blend = beside.fitted(known, config, len(dataset.users), len(dataset.items))
+        if beside is not None:
+            known = parts.train.followed_by(parts.val)
+            blend = beside.fitted(known, config, len(dataset.users), len(dataset.items))
     seconds = time.perf_counter() - began
     recommender = assemble(dataset, parts, config, learned, searched.history or {}, blend)
     metrics = {

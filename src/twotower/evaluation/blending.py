@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from twotower.config import Config
 from twotower.data.interactions import Interactions
 from twotower.evaluation.evaluate import HeldOut
 from twotower.evaluation.rankers import IN_WORDS, ItemToItem, Ranker, Settings
-from twotower.evaluation.tuning import EASE_MOST_ITEMS, best, searches, tune
+from twotower.evaluation.tuning import EASE_MOST_ITEMS, Search, best, searches, tune
 from twotower.evaluation.validation import Scores, Validation
 from twotower.retrieval.blend import Blend
 from twotower.training.learn import Learned
@@ -52,12 +53,17 @@ class Chosen:
         self, known: Interactions, config: Config, num_users: int, num_items: int
     ) -> Blend:
         """The same, of more interactions."""
+        sizes = {"num_users": num_users + 1, "num_items": num_items + 1}
         search = searches(known, seed=config.training.seed)[self.kind]
-        ranker = search.fit(
-            known.positives(), num_users=num_users + 1, num_items=num_items + 1, **self.settings
-        )
-        assert isinstance(ranker, ItemToItem)
-        return Blend.of_weights(ranker.weights).times(self.weight)
+        return _fitted(search, known, self.settings, sizes).times(self.weight)
+
+
+def _fitted(
+    search: Search, met: Interactions, settings: Settings, sizes: Mapping[str, int]
+) -> Blend:
+    ranker = search.fit(met.positives(), **sizes, **settings)
+    assert isinstance(ranker, ItemToItem)
+    return Blend.of_weights(ranker.weights)
 
 
 def described(chosen: Chosen | None, config: Config) -> dict[str, Any]:
@@ -127,19 +133,16 @@ def _loudest(
     )
     settings = best(trials).settings
     sizes = {"num_users": num_users, "num_items": num_items}
-    ranker = search.fit(train.positives(), **sizes, **settings)
-    assert isinstance(ranker, ItemToItem)
-    blend, liked = Blend.of_weights(ranker.weights), measure.histories(learned)
+    blend, liked = _fitted(search, train, settings, sizes), measure.histories(learned)
     some = slice(0, min(len(held), 256))
     beside = blend.scores(liked, held.user_rows[some], num_items - 1)
     spread = float(towers(some).std(1).mean()) / max(float(beside.std(1).mean()), 1e-12)
     tried = []
     for loud in _LOUDNESS:
-        weighed = blend.times(loud * spread)
 
-        def both(part: slice, weighed: Blend = weighed) -> Tensor:
-            added = weighed.scores(liked, held.user_rows[part], num_items - 1)
-            return towers(part).add_(torch.from_numpy(added))
+        def both(part: slice, weight: float = loud * spread) -> Tensor:
+            added = blend.scores(liked, held.user_rows[part], num_items - 1)
+            return towers(part).add_(torch.from_numpy(added), alpha=weight)
 
         gains = measure.each_ndcg(learned, both) - alone
         tried.append((float(gains.mean()), loud * spread, gains))

@@ -143,9 +143,10 @@ class Blend:
         begins = np.searchsorted(owners, np.arange(count + 1))
         ones = np.ones(len(known), np.float32)
         read = csr_matrix((ones, known, begins), shape=(count, weights.shape[0]))
-        summed = np.zeros((count, max(width, weights.shape[1])), np.float32)
-        summed[:, : weights.shape[1]] = (read @ weights).toarray()
-        return summed[:, :width]
+        summed = read @ weights
+        summed.resize(count, width)
+        dense: np.ndarray = summed.toarray()
+        return dense
 
     @cached_property
     def _matrix(self) -> csr_matrix:
