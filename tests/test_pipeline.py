@@ -19,6 +19,7 @@ from twotower.errors import ConfigError, DataError, RunError, TwoTowerError
 from twotower.evaluation.calibration import fit_line
 from twotower.retrieval.recommender import Recommender
 from twotower.training.loop import Progress
+from twotower.tuning.tune import tune
 from twotower.watch import Watch
 from worlds import NUM_ITEMS, NUM_USERS, checkerboard, search_world, settings, trained
 
@@ -223,6 +224,12 @@ class TestFit:
         assert_same_weights(one, pipeline.fit(checkerboard(), mapping))
         with pytest.raises(ConfigError, match=r"training\.epoch: unknown key"):
             pipeline.fit(checkerboard(), {"training": {"epoch": 3}})
+        with pytest.raises(ConfigError, match=r"training\.epoch: unknown key"):
+            pipeline.train(
+                checkerboard(), {"training": {"epoch": 3}}, into="runs", name="x", now=NOW
+            )
+        with pytest.raises(ConfigError, match=r"training\.epoch: unknown key"):
+            tune(checkerboard(), {"training": {"epoch": 3}}, trials=1)
 
     def test_the_test_part_touches_nothing_but_the_figures(self) -> None:
         world = self.parted()

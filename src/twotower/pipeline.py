@@ -70,7 +70,7 @@ class Plan:
 
 def train(
     source: Any,
-    config: Config,
+    config: Config | Mapping[str, Any],
     *,
     into: str | Path,
     name: str,
@@ -83,6 +83,7 @@ def train(
 
     Args:
         source: a data folder, or what ``twotower.read`` takes.
+        config: or its settings, as nested mappings.
         resume: go on from the newest unfinished run of that name, settings and data, if there
             is one; it ends with the weights of a run that was never stopped.
         profile: say in the metrics where the time of the training went, and put a trace of its
@@ -91,7 +92,7 @@ def train(
     Raises:
         TwoTowerError: what is wrong with the data, the config or the place to write to.
     """
-    watch, into = watch or Watch(), Path(into)
+    watch, into, config = watch or Watch(), Path(into), as_config(config)
     run_name = unfinished.run_name(name, now)
     planned = plan(source, config, watch, beside=into)
     identity = unfinished.identity(planned.dataset, *planned.contenders)

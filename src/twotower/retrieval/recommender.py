@@ -202,10 +202,7 @@ class Recommender:
             RequestError: items that are not known, or more than there are others.
         """
         ids = listed(items)
-        if not 1 <= k < len(self.items):
-            raise RequestError(
-                f"k must be 1 to {len(self.items) - 1:,}, the number of other items; got {k}"
-            )
+        _require_length(k, len(self.items) - 1, "the number of other items")
         rows = self.item_rows(ids)
         hint = "New ones come in with add_items in Python"
         _refuse_unknown(self.items, ids, rows, f"items. {hint}")
@@ -358,9 +355,7 @@ class Recommender:
         rows: np.ndarray,
     ) -> Recommendations:
         """The lists of some users, who have these rows of the histories that are read."""
-        if not 1 <= k <= len(self.items):
-            most = f"{len(self.items):,}, the number of items"
-            raise RequestError(f"k must be 1 to {most}; got {k}")
+        _require_length(k, len(self.items), "the number of items")
         search: Search = self.index.search
         if self.blend is not None:
             items = self.item_vectors[1:]
@@ -396,6 +391,13 @@ class Recommender:
         for start in range(first, len(self.users) + 1, size):
             rows = np.arange(start, min(start + size, len(self.users) + 1))
             yield self.recommend_rows(rows, k, include_seen=include_seen)
+
+
+def _require_length(k: Any, most: int, of_what: str) -> None:
+    if not isinstance(k, int | np.integer):
+        raise RequestError(f"k must be a whole number; got {k!r}")
+    if not 1 <= k <= most:
+        raise RequestError(f"k must be 1 to {most:,}, {of_what}; got {k}")
 
 
 def _refuse_unknown(ids: Ids, asked: Sequence[Any], rows: np.ndarray, hint: str) -> None:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import twotower
-from twotower.config import Config
+from twotower.config import Config, as_config
 from twotower.errors import RequestError
 from twotower.pipeline import Plan, plan
 from twotower.training.unfinished import digest
@@ -27,7 +28,7 @@ _MINUTES = 30.0
 
 def tune(
     source: Any,
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     *,
     into: str | Path | None = None,
     minutes: float | None = None,
@@ -45,7 +46,8 @@ def tune(
 
     Args:
         source: a data folder, or what ``twotower.read`` takes.
-        config: what it sets is held fixed, what it leaves out or to ``auto`` is tuned.
+        config: or its settings, as nested mappings; what it sets is held fixed, what it leaves
+            out or to ``auto`` is tuned.
         into: the folder that the trials, the best config and a picture are written to; None
             writes nothing.
         minutes: of the whole search; 30 where trials are not limited either.
@@ -63,7 +65,7 @@ def tune(
     _require_libraries()
     _require_sizes(minutes, trials)
     minutes = _MINUTES if minutes is None and trials is None else minutes
-    watch, config = watch or Watch(), config or Config()
+    watch, config = watch or Watch(), as_config(config)
     planned = plan(source, config, watch)
     metric = f"val_{planned.contenders[0].training.early_stopping_metric}"
     directory = None if into is None else Path(into)
