@@ -1,10 +1,12 @@
-"""Every benchmark, one after the other, into one dated table: ``make bench``.
+"""Benchmarks, one after the other, into a dated file of tables: ``make bench``.
 
     python -m benchmarks [NAME ...] [--into FILE]
 
-Holdout, features and cold need public data sets (``TWOTOWER_DATA``), serving needs wrk; else
-they are left out. Training stands beside TensorFlow Recommenders where ``make .venv-tfrs`` was
-run.
+Without names all but those that take hours: ``ml_100k``, ``ncf``, ``light_gcn``, ``beauty``,
+``features`` and ``holdout`` are the published protocols, several seeds each, baselines beside
+them. These and ``cold`` need public data sets (``TWOTOWER_DATA``), serving needs wrk; else they
+are left out. Training stands beside TensorFlow Recommenders where ``make .venv-tfrs`` was run.
+Of each the table is written as it comes, below the command that makes it again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,11 +42,20 @@ COMMANDS = {
     "room": ["room"],
     "approximate": ["approximate"],
     "approximate_1m": ["approximate", "--items", "1000000", "--rounds", "3"],
-    "holdout": ["holdout", "--seeds", "42", "43"],
-    "features": ["features"],
     "cold": ["cold"],
 }
-NEED_DATA = {"holdout", "features", "cold"}
+THREE = ["--seeds", "42", "43", "44"]
+FIVE = [*THREE, "45", "46"]
+# Hours each.
+LONG = {
+    "ml_100k": ["published", "ml-100k-75-25", *FIVE],
+    "ncf": ["published", "ml-1m-ncf", "ml-1m-ncf-in-order", *THREE],
+    "light_gcn": ["published", "gowalla", "yelp2018", *THREE],
+    "beauty": ["published", "amazon-beauty", *THREE],
+    "features": ["features", *FIVE],
+    "holdout": ["holdout", *FIVE],
+}
+NEED_DATA = {"cold", *LONG}
 
 
 def machine() -> str:
@@ -56,35 +68,50 @@ def machine() -> str:
     )
 
 
-def measure(command: list[str]) -> str:
-    """The command and the table it prints."""
+def lines_of(command: list[str]) -> Iterator[str]:
+    """The command, and the table that it prints, as it prints it.
+
+    Raises:
+        SystemExit: it failed.
+    """
     module, *arguments = command
     line = ["-m", f"benchmarks.{module}", *arguments]
-    done = subprocess.run(
-        [sys.executable, *line], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return f"    python {' '.join(line)}\n\n{done.stdout.strip()}\n"
+    yield f"    python {' '.join(line)}\n\n"
+    with subprocess.Popen(
+        [sys.executable, *line], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield from process.stdout
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
 def main() -> None:
+    every = COMMANDS | LONG
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("names", nargs="*", default=list(COMMANDS))
+    arguments.add_argument("names", nargs="*", metavar="NAME", help=", ".join(every))
     arguments.add_argument("--into", type=Path)
     given = arguments.parse_args()
+    if unknown := [name for name in given.names if name not in every]:
+        raise SystemExit(f"{', '.join(unknown)}: not one of {', '.join(every)}")
     today = datetime.now(UTC).date().isoformat()
-    into = given.into or HERE / "results" / f"{today}.md"
-    parts = [f"# {today}\n\n{machine()}\n"]
-    for name in given.names:
-        if name in NEED_DATA and "TWOTOWER_DATA" not in os.environ:
-            print(f"{name}: left out, TWOTOWER_DATA is not set", file=sys.stderr)
-            continue
-        if name == "serving" and shutil.which("wrk") is None:
-            print("serving: left out, wrk is not installed", file=sys.stderr)
-            continue
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        parts.append(f"## {name}\n\n{measure(COMMANDS[name])}")
+    file_name = "-".join([today, *given.names]) + ".md"
+    into: Path = given.into or HERE / "results" / file_name
     into.parent.mkdir(parents=True, exist_ok=True)
-    into.write_text("\n".join(parts), encoding="utf-8")
+    with into.open("w", encoding="utf-8") as file:
+        file.write(f"# {today}\n\n{machine()}\n")
+        for name in given.names or COMMANDS:
+            if name in NEED_DATA and "TWOTOWER_DATA" not in os.environ:
+                print(f"{name}: left out, TWOTOWER_DATA is not set", file=sys.stderr)
+                continue
+            if name == "serving" and shutil.which("wrk") is None:
+                print("serving: left out, wrk is not installed", file=sys.stderr)
+                continue
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            file.write(f"\n## {name}\n\n")
+            for line in lines_of(every[name]):
+                file.write(line)
+                file.flush()
     print(into)
 
 

@@ -25,6 +25,8 @@ JOBS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "ml-100k": ("ml-100k", RANDOM),
     "ml-1m-temporal": ("ml-1m", TEMPORAL),
     "lastfm-2k": ("lastfm-2k", RANDOM),
+    "citeulike-t": ("citeulike-t", RANDOM),
+    "homedepot-search": ("homedepot-search", RANDOM),
     "amazon-beauty": ("amazon-beauty", {"split": "leave_last"}),
     "gowalla": ("gowalla", GIVEN),
     "yelp2018": ("yelp2018", GIVEN),
