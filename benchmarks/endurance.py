@@ -47,7 +47,7 @@ class Truth:
             self.scores[name] = (ours.user_vectors[1 : ASKED + 1] @ items.T).numpy()
             self.items = ours.items.values[:ASKED].tolist()
             self.users = ours.users.values[:ASKED].tolist()
-            unit = torch.nn.functional.normalize(ours.item_vectors[1:, :], dim=1)
+            unit = torch.nn.functional.normalize(ours.item_vectors[1:, :-1], dim=1)
             self.near[name] = (unit[:ASKED] @ unit.T).numpy()
             self.rows = {item: row for row, item in enumerate(ours.items.values.tolist())}
 
@@ -157,7 +157,7 @@ class Clients:
         events = [
             {
                 "id": f"{rng.getrandbits(64):x}",
-                "user": f"new {rng.randrange(500)}",
+                "user": f"new {rng.randrange(100)}",
                 "item": item,
             }
             for item in rng.sample(self.truth.items, 5)

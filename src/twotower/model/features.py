@@ -14,6 +14,9 @@ from twotower.config import ModelConfig
 from twotower.data.encoders import FIRST
 from twotower.data.features import FeatureShape, FeatureTable
 
+# A table of features of so few numbers moves as a whole sooner than its rows are sorted.
+_SMALL = 2**16
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -39,7 +42,7 @@ class FeatureLayer(nn.Module):
     Args:
         shape: of the tables it will read.
         ids: whether a row's own id has an embedding.
-        sparse: whether the tables' gradients hold only the rows of the batch.
+        sparse: whether large tables' gradients hold only the rows of the batch.
         without: numbers of bag columns that are read elsewhere (see ``Words``).
     """
 
@@ -62,11 +65,12 @@ class FeatureLayer(nn.Module):
         num_codes = sum(shape.categories)
         self.code_table = None
         if num_codes:
-            self.code_table = _table(num_codes, config.category_dim, sparse)
-        self.bag_tables = nn.ModuleList(
-            _bag_table(size, config.text_dim if is_text else config.category_dim, sparse)
-            for size, is_text in (shape.bags[number] for number in self.bag_numbers)
-        )
+            is_sparse = sparse and num_codes * config.category_dim > _SMALL
+            self.code_table = _table(num_codes, config.category_dim, is_sparse)
+        self.bag_tables = nn.ModuleList()
+        for size, is_text in (shape.bags[number] for number in self.bag_numbers):
+            width = config.text_dim if is_text else config.category_dim
+            self.bag_tables.append(_bag_table(size, width, sparse and size * width > _SMALL))
         self.width = (
             shape.dense
             + len(shape.categories) * config.category_dim

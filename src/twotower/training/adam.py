@@ -93,17 +93,27 @@ class LazyAdam(Adam):
     """Of tables with sparse gradients: a row that is not in the batch keeps moments and place.
 
     Its steps are those of ``torch.optim.SparseAdam``, some times as fast: what a row's
-    gradients add up to, both moments and the row are each read and written once.
+    gradients add up to, both moments and the row are each read and written once. Tables whose
+    gradients are dense move as in ``Adam``.
     """
 
     def _move(self, numbers: list[int]) -> None:
+        dense = [n for n in numbers if not self._is_sparse(n)]
+        if dense:
+            super()._move(dense)
         for number in numbers:
-            self._move_rows(self.weights[number], self._moments_of(number))
+            if self._is_sparse(number):
+                self._move_rows(self.weights[number], self._moments_of(number))
+
+    def _is_sparse(self, number: int) -> bool:
+        gradient = self.weights[number].grad
+        return gradient is not None and gradient.is_sparse
 
     def _moments_of(self, number: int) -> Moments:
         moments = super()._moments_of(number)
-        # Each step reads it, and would wait for another device.
-        moments["step"] = moments["step"].cpu()
+        if self._is_sparse(number):
+            # Each step reads it, and would wait for another device.
+            moments["step"] = moments["step"].cpu()
         return moments
 
     def _move_rows(self, table: Tensor, state: Moments) -> None:
