@@ -16,7 +16,7 @@ from towers import learned
 from twotower.config import Loss, ModelConfig, TrainingConfig
 from twotower.data.features import FeatureTable
 from twotower.data.interactions import Interactions
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.model.history import PackedHistory
 from twotower.model.two_tower import TwoTower
 from twotower.training.batches import UserBatch
@@ -371,6 +371,13 @@ def test_one_item_alone_is_refused() -> None:
     config = settled(TrainingConfig(), "bpr", 1)
     with pytest.raises(DataError, match="only one"):
         make_objective("bpr", config, table(2, 1), table(1, 2), train, history_length=3)
+
+
+def test_a_history_of_one_item_leaves_nothing_to_find_it_from() -> None:
+    train = log_of({"users": [1, 1], "items": [1, 2], "labels": [1, 1]})
+    config = settled(TrainingConfig(), "softmax", 2)
+    with pytest.raises(ConfigError, match=r"model\.history_length 1 leaves nothing.*2 or more"):
+        make_objective("softmax", config, table(2, 1), table(2, 2), train, history_length=1)
 
 
 @pytest.mark.parametrize("loss", ["bce", "in_batch_softmax"])

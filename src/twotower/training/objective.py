@@ -14,7 +14,7 @@ from twotower.config import Loss, TrainingConfig
 from twotower.data.arrays import is_last_of_pair
 from twotower.data.features import FeatureTable
 from twotower.data.interactions import Histories, Interactions, histories
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.model import losses
 from twotower.model.two_tower import TwoTower
 from twotower.training import batches, encoding
@@ -302,6 +302,7 @@ def make_objective(
 
     Raises:
         DataError: no dislikes where others come from labels, no positives, or weights all 0.
+        ConfigError: histories too short to find one item from another.
     """
     num_users, num_items = len(users) - 1, len(items) - 1
     positives = train.positives()
@@ -340,6 +341,11 @@ def make_objective(
         is_in_order=is_in_order,
     )
     if objective.num_rows() == 0:
+        if is_by_users and history_length < 2:
+            raise ConfigError(
+                f"model.history_length {history_length} leaves nothing that an item could be "
+                f"found from under training.loss {loss!r}; set it to 2 or more"
+            )
         need = "a user with two liked items" if is_by_users else "a user with both"
         raise DataError(f"training.loss {loss!r} needs {need}; found none in train")
     return objective
