@@ -31,6 +31,7 @@ ROOMS = [
     "terminal",
     "export",
     "cli",
+    "__main__",
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
 

@@ -415,6 +415,3 @@ def _say(what: str, text: str, style: str) -> None:
 
     err.print(f"[{style}]{what}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
-
-if __name__ == "__main__":
-    main()

@@ -41,6 +41,8 @@ def facts(values: int, distinct: int, **more: object) -> ColumnFacts:
         ("list", "genre_ids", "INTEGER[]", facts(9, 9, list_length=3)),
         ("list", "genres", "VARCHAR", facts(100, 50, share_with_bars=0.5)),
         ("text", "title", "VARCHAR", facts(100, 90, mean_words=3.0)),
+        ("text", "title", "VARCHAR", facts(4000, 300, mean_words=5.0)),
+        ("categorical", "country", "VARCHAR", facts(4000, 90, mean_words=3.0)),
         ("vector", "embedding", "FLOAT[]", facts(9, 9, list_length=3)),
         ("vector", "embedding", "DOUBLE[8]", facts(9, 9, list_length=8)),
         ("ignore", "embedding", "DOUBLE[]", facts(9, 9)),
@@ -116,7 +118,7 @@ def kinds(types: dict[str, str], declared: dict[str, Kind] | None = None) -> dic
         ),
         (
             {"user": "BIGINT", "item": "BIGINT", "plays": "BIGINT", "label": "VARCHAR"},
-            {"user": "user_id", "item": "item_id", "plays": "weight"},
+            {"user": "user_id", "item": "item_id", "plays": "weight", "label": "label"},
         ),
     ],
 )

@@ -152,6 +152,38 @@ def test_all_file_formats_give_what_parquet_gives(
     assert content(read(write_all(world, tmp_path, suffix))) == expected
 
 
+def test_ids_that_look_like_a_uuid_keep_their_spelling(tmp_path: Path) -> None:
+    ids = [f"00000070-0000-0000-28C3-FAF3F670A0{n:02X}" for n in range(12)]
+    log = pl.DataFrame({"user_id": ids * 2, "item_id": [0] * 12 + [1] * 12})
+    for suffix in ("ndjson", "csv", "parquet"):
+        found = read(write_all({"interactions": log}, tmp_path / suffix, suffix))
+        assert found.users.ids.tolist() == ids
+
+
+def test_what_is_liked_may_be_written_as_text_and_is_refused_where_it_says_nothing(
+    world: Frames,
+) -> None:
+    liked = pl.Series("label", ["1", "0"] * (len(world["interactions"]) // 2 + 1))
+    liked = liked.head(len(world["interactions"]))
+    found = read({**world, "interactions": world["interactions"].with_columns(liked)})
+    labels = found.interactions["all"].labels
+    assert 0 < labels.mean() < 1
+    words = liked.replace({"1": "yes", "0": "no"})
+    with pytest.raises(DataError, match=r"column 'label' has .* can not be a label.*'yes'"):
+        read({**world, "interactions": world["interactions"].with_columns(words)})
+
+
+def test_a_column_that_may_be_a_time_and_is_not_used_is_named(world: Frames) -> None:
+    frame = world["interactions"]
+    frame = frame.drop([name for name in frame.columns if not name.endswith("_id")])
+    later = frame.with_columns(pl.lit("09/06/2024 10:44").alias("played_at"))
+    [note] = [
+        n for n in read({**world, "interactions": later}).notes if "named like a time" in n
+    ]
+    assert "'played_at'" in note
+    assert "declare it 'timestamp'" in note
+
+
 def as_pandas(frame: pl.DataFrame) -> pd.DataFrame:
     return frame.to_pandas()
 

@@ -188,10 +188,24 @@ def open_files(
         is_plain = isinstance(error, duckdb.ConversionException) or _lacks_memory(error)
         fault = first_fault(files, None) if is_text and not is_plain else None
         raise DataError(fault or f"{path}: {_complaint(error)}") from None
+    if suffix in {".ndjson", ".jsonl"} and "UUID" in _types(engine, raw, path).values():
+        _keep_spelling(engine, raw, reader, path)
     is_meant = is_text and (column is None or any(mentions(file, column) for file in files))
     if is_meant and (fault := first_fault(files, _types(engine, raw, path))):
         raise DataError(fault)
     return _plain_view(engine, name, path)
+
+
+def _keep_spelling(engine: duckdb.DuckDBPyConnection, raw: str, reader: str, path: str) -> None:
+    """Read once more what was taken for a UUID, which the engine writes in lower case."""
+    types = _types(engine, raw, path)
+    as_text = (
+        f"{literal(name)}: {literal('VARCHAR' if kind == 'UUID' else kind)}"
+        for name, kind in types.items()
+    )
+    columns = f", columns = {{{', '.join(as_text)}}})"
+    sql = f"CREATE OR REPLACE TEMP TABLE {raw} AS FROM {reader.removesuffix(')')}{columns}"
+    rows(engine, sql, path)
 
 
 def expand(path: str) -> list[str]:

@@ -27,6 +27,7 @@ from twotower.data.schema import (
     INTERACTION_KINDS,
     Column,
     find_interaction_columns,
+    is_named_like_a_time,
     is_number,
     is_time,
 )
@@ -137,6 +138,14 @@ def settle_time(
             largest = f"max(abs({number})) FILTER (isfinite({number}))"
             pattern = unit_of_time(max(log.value(largest) or 0.0 for log in tables))
             settled[name] = replace(column, pattern=pattern)
+    if all(column.kind != "timestamp" for column in columns.values()):
+        notes += [
+            f"interactions: column {name!r} is named like a time and is not used, so that "
+            "nothing is known of the order; if it is one, declare it 'timestamp' under "
+            "data.columns.interactions"
+            for name, column in columns.items()
+            if column.kind == "ignore" and name not in declared and is_named_like_a_time(name)
+        ]
     return settled
 
 

@@ -127,6 +127,16 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def is_named_like_a_time(name: str) -> bool:
+    """Whether a column may well be one, as ``played_at`` or ``purchaseDate``.
+
+    >>> [is_named_like_a_time(name) for name in ("played_at", "orderTime", "format", "at")]
+    [True, True, False, True]
+    """
+    is_at = re.search(r"(^|[^a-zA-Z])at$|[a-z]At$", name) is not None
+    return is_at or plain_name(name).endswith(("time", "date", "timestamp"))
+
+
 def is_integer(sql_type: str) -> bool:
     """Whether the engine's type holds whole numbers."""
     return sql_type in {
@@ -214,8 +224,8 @@ def find_interaction_columns(
     take("item_id", [n for n in unnamed() if plain_name(n).endswith("id")], "its name")
     take("item_id", unnamed(), GUESSED)
     for kind, names in _INTERACTION_NAMES.items():
-        matches = [n for n in left(names) if is_number(types[n]) or types[n] == "BOOLEAN"]
-        take(kind, matches, "its name")
+        # A text too: silently left out, its dislikes would be likes.
+        take(kind, [n for n in left(names) if can_be(kind, types[n])], "its name")
     times = [n for n in left(_TIME_NAMES) if can_be("timestamp", types[n])]
     take("timestamp", times + [n for n in left() if is_time(types[n])], "its name or type")
     for name in left():
@@ -279,8 +289,11 @@ def _guess_text(facts: ColumnFacts) -> Guess:
         return "timestamp", f"dates such as {facts.date_format}", facts.date_format
     if facts.share_with_bars > 0.2:
         return "list", "categories with '|' between", "|"
+    words = f"{facts.mean_words:.1f} words on average"
     if share_distinct > 0.3 and facts.mean_words >= 1.5 and facts.num_distinct > 20:
-        return "text", f"{facts.mean_words:.1f} words on average, mostly different", ""
+        return "text", f"{words}, mostly different", ""
+    if facts.mean_words >= 3 and facts.num_distinct > 100:
+        return "text", f"{words}, {facts.num_distinct} different values", ""
     if share_distinct > 0.5 and facts.num_distinct > 20:
         return "ignore", "nearly every value is different", ""
     return "categorical", f"{facts.num_distinct} different values", ""

@@ -140,7 +140,9 @@ def assess(
         dataset=dataset,
         parts=parts,
     )
-    first = {name: found[:, :_K] for name, found in lists.items()}
+    # Lists for whom a baseline knows nothing of would look like an opinion.
+    idle = set() if held.is_warm.any() else only_warm
+    first = {name: found[:, :_K] for name, found in lists.items() if name not in idle}
     report["beyond_accuracy"] = {
         name: ev.beyond_accuracy(found, held, seen, num_items) for name, found in first.items()
     }

@@ -232,6 +232,11 @@ def user_warning(held: HeldOut) -> list[str]:
             f"only {len(held):,} test users: the intervals are wide and a comparison means "
             "little; bring more data, or hold out more of it (data.test_fraction)"
         ]
+    if warm == 0:
+        return [
+            f"none of the {len(held):,} test users is known from training: the figures are "
+            "those of new users"
+        ]
     return [
         f"only {warm:,} of the {len(held):,} test users are known from training: for these the "
         "intervals are wide and a comparison means little; to measure on known users, hold out "

@@ -204,7 +204,7 @@ class Recommender:
         ids = listed(items)
         _require_length(k, len(self.items) - 1, "the number of other items")
         rows = self.item_rows(ids)
-        hint = "New ones come in with add_items in Python"
+        hint = "New ones come in with add_items in Python, or PUT /v1/items of the service"
         _refuse_unknown(self.items, ids, rows, f"items. {hint}")
         unit = torch.nn.functional.normalize(self.item_vectors[:, :-1], dim=1)
         own = torch.arange(len(rows))

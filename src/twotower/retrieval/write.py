@@ -76,6 +76,11 @@ def write_embeddings(recommender: Recommender, what: str, path: Path) -> int:
         "users": (recommender.users, recommender.user_vectors),
         "items": (recommender.items, recommender.item_vectors),
     }
+    if what == "all":
+        raise RequestError(
+            "embed: a file holds 'users' or 'items'; 'all' goes into a database (--into "
+            "postgresql://...)"
+        )
     if what not in sides:
         raise RequestError(
             f"embed: {what!r} is neither 'users' nor 'items' (nor, on the command line, 'all' "
