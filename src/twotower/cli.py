@@ -414,4 +414,3 @@ def _say(what: str, text: str, style: str) -> None:
     from rich.markup import escape
 
     err.print(f"[{style}]{what}[/] {escape(text)}", highlight=False, soft_wrap=True)
-

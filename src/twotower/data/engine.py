@@ -118,6 +118,26 @@ def rows(engine: duckdb.DuckDBPyConnection, sql: str, source: str) -> list[Any]:
         raise DataError(f"{source}: {_complaint(error)}") from None
 
 
+def write_files(
+    engine: duckdb.DuckDBPyConnection, sql: str, into: Path, how: str, source: str
+) -> int:
+    """Write what a query gives into a folder, in files; how many rows that are.
+
+    Raises:
+        DataError: it can not be read.
+        OSError: the disk refuses.
+    """
+    try:
+        copied = engine.execute(f"COPY ({sql}) TO {literal(str(into))} ({how})").fetchone()
+    except duckdb.Error as error:
+        number = re.search(r'"errno":"(\d+)"', str(error))
+        if number and str(into) in str(error):
+            refused = int(number.group(1))
+            raise OSError(refused, os.strerror(refused)) from None
+        raise DataError(f"{source}: {_complaint(error)}") from None
+    return 0 if copied is None else int(copied[0])
+
+
 def arrays(engine: duckdb.DuckDBPyConnection, sql: str, source: str) -> dict[str, np.ndarray]:
     """Execute and fetch the columns, masked where null; complaints as in ``rows``."""
     try:

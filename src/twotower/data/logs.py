@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from twotower.data.arrays import (
     room_for,
 )
 from twotower.data.checks import id_sql
-from twotower.data.engine import Table, quote
+from twotower.data.engine import Table, literal, quote
 from twotower.data.facts import date_format
 from twotower.data.interactions import Interactions, likes
 from twotower.data.plain import moment_sql, unit_of_time
@@ -34,8 +36,13 @@ from twotower.data.schema import (
 from twotower.errors import DataError
 
 Logs = Mapping[str, Table]
-# Rows that the engine hands over at once: it holds them twice.
+# Rows of a file that the engine hands over at once: it holds them twice.
 _FETCHED = 1 << 18
+# What is read once more, and soon, is written in no time.
+_PLAIN_FILES = (
+    "FORMAT parquet, COMPRESSION uncompressed, DICTIONARY_SIZE_LIMIT 1, "
+    f"ROW_GROUP_SIZE {_FETCHED}, ROW_GROUPS_PER_FILE 1"
+)
 _TYPES = {
     "user_row": np.int32,
     "item_row": np.int32,
@@ -215,11 +222,16 @@ def number_all(
     ]
 
 
-def join(log: Table, columns: Mapping[str, Column], config: DataConfig) -> int:
-    """Make the table of a log's rows by number; ``user rows`` and ``item rows`` must be there.
+def join(
+    log: Table, columns: Mapping[str, Column], config: DataConfig, into: Path | None = None
+) -> int:
+    """Join a log's ids to rows; the tables ``user rows`` and ``item rows`` must be there.
+
+    What comes of it is a table of the engine, or, where there is a folder, files of Parquet: a
+    table of very many rows takes twice the memory that the engine is allowed.
 
     Returns:
-        How many there are: fewer than the log's own where an id has no row.
+        How many rows there are: fewer than the log's own where an id has no row.
     """
     by_kind = {column.kind: column for column in columns_of(log, columns).values()}
     sql = (
@@ -228,9 +240,12 @@ def join(log: Table, columns: Mapping[str, Column], config: DataConfig) -> int:
         'JOIN "user rows" AS u ON log.user_id = u.id '
         'JOIN "item rows" AS i ON log.item_id = i.id'
     )
-    made = _joined(log)
-    engine.rows(log.engine, f"CREATE OR REPLACE TEMP TABLE {made} AS {sql}", log.source)
-    count: int = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
+    if into is not None:
+        folder = _folder(log, into)
+        shutil.rmtree(folder, ignore_errors=True)
+        return engine.write_files(log.engine, sql, folder, _PLAIN_FILES, log.source)
+    made = f"CREATE OR REPLACE TEMP TABLE {_joined(log)} AS {sql}"
+    count: int = engine.rows(log.engine, made, log.source)[0][0]
     return count
 
 
@@ -238,10 +253,27 @@ def _joined(log: Table) -> str:
     return quote(f"{log.name} by rows")
 
 
+def _folder(log: Table, into: Path) -> Path:
+    return into / f"{log.name.strip(chr(34))} joined"
+
+
+def _blocks_of(log: Table, into: Path | None) -> list[str]:
+    """What ``join`` made, in pieces that fit into memory: a query of each."""
+    if into is not None:
+        files = sorted(_folder(log, into).iterdir())
+        return [f"FROM read_parquet({literal(glob.escape(str(file)))})" for file in files]
+    made = _joined(log)
+    count = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
+    return [
+        f"FROM {made} WHERE rowid >= {part.start} AND rowid < {part.stop}"
+        for part in blocks(count, _FETCHED)
+    ]
+
+
 def read_log(
-    log: Table, config: DataConfig, notes: list[str], into: Path | None = None
+    log: Table, config: DataConfig, notes: list[str], count: int, into: Path | None = None
 ) -> tuple[Interactions, Interactions | None]:
-    """One table's interactions, oldest first, of which ``join`` made a table.
+    """One table's interactions, oldest first, of which ``join`` made so many rows.
 
     Args:
         into: the folder for arrays that stay on the disk; None for memory.
@@ -252,10 +284,10 @@ def read_log(
     Raises:
         DataError: no interaction is left.
     """
-    values = _in_order_of_rows(log, into)
-    num_rows = len(values["user_row"])
-    if num_rows == 0:
+    if count == 0:
         raise DataError(f"{log.source}: no interaction is left after dropping orphans")
+    values = _in_order_of_rows(log, count, into)
+    num_rows = len(values["user_row"])
     interactions = Interactions(
         values["user_row"],
         values["item_row"],
@@ -271,19 +303,17 @@ def read_log(
     return _without_repeats(interactions, log, notes)
 
 
-def _in_order_of_rows(log: Table, into: Path | None) -> dict[str, np.ndarray]:
+def _in_order_of_rows(log: Table, count: int, into: Path | None) -> dict[str, np.ndarray]:
     """The joined rows, each put back where it stood in the log, a block of them at a time.
 
     The engine joins in parallel and promises no order.
     """
-    made = _joined(log)
-    described = engine.rows(log.engine, f"DESCRIBE {made}", log.source)
+    pieces = _blocks_of(log, into)
+    described = engine.rows(log.engine, f"DESCRIBE {pieces[0]}", log.source)
     names = [name for name, *_ in described if name != "place"]
     values = {name: room_for(log.num_rows, _TYPES[name], into) for name in names}
-    count = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
     is_there = np.zeros(log.num_rows if count < log.num_rows else 0, bool)
-    for part in blocks(count, _FETCHED):
-        piece = f"FROM {made} WHERE rowid >= {part.start} AND rowid < {part.stop}"
+    for piece in pieces:
         found = engine.arrays(log.engine, piece, log.source)
         places = np.ma.getdata(found["place"]) - 1
         if len(is_there):
@@ -293,7 +323,10 @@ def _in_order_of_rows(log: Table, into: Path | None) -> dict[str, np.ndarray]:
             if values[name].dtype == np.float32:
                 column = np.ma.filled(column.astype(np.float32), np.nan)
             values[name][places] = column
-    engine.rows(log.engine, f"DROP TABLE {made}", log.source)
+    if into is None:
+        engine.rows(log.engine, f"DROP TABLE {_joined(log)}", log.source)
+    else:
+        shutil.rmtree(_folder(log, into))
     if not len(is_there):
         return values
     return {name: chosen(column, is_there) for name, column in values.items()}

@@ -247,20 +247,22 @@ def _number_rows(
     logs: Mapping[str, Table],
     columns: Mapping[str, Column],
     config: DataConfig,
-) -> list[str]:
-    """Make the tables of ids and rows, and those of the logs by rows; says who had no table.
+    into: Path | None,
+) -> tuple[list[int], list[str]]:
+    """Make the tables of ids and rows, and those of the logs by rows.
 
     That somebody is in a log alone shows when the join leaves rows out: mostly none is.
+
+    Returns:
+        How many rows each log has, and who had no table.
     """
     every = list(logs.values())
     _number(connection, sides, logs, config, has_orphans=False)
-    counts = [join(log, columns, config) for log in every]
+    counts = [join(log, columns, config, into) for log in every]
     if counts == [log.num_rows for log in every]:
-        return []
+        return counts, []
     notes = _number(connection, sides, logs, config, has_orphans=True)
-    for log in every:
-        join(log, columns, config)
-    return notes
+    return [join(log, columns, config, into) for log in every], notes
 
 
 def _number(
@@ -290,12 +292,12 @@ def _read_logs(
     config: DataConfig,
     into: Path | None,
 ) -> Kept:
-    notes = _number_rows(connection, sides, logs, columns, config)
+    counts, notes = _number_rows(connection, sides, logs, columns, config, into)
     has_orphans = bool(notes)
     interactions, repeats = {}, {}
-    for name, log in logs.items():
+    for (name, log), count in zip(logs.items(), counts, strict=True):
         part = "all" if name == "interactions" else name
-        interactions[part], repeated = read_log(log, config, notes, into)
+        interactions[part], repeated = read_log(log, config, notes, count, into)
         if repeated is not None:
             repeats[part] = repeated
     return Kept(interactions, repeats, tuple(notes), has_orphans)
