@@ -5,10 +5,11 @@ baselines too; then all of train is learned, and test is looked at once. Candida
 what is masked are the protocol's.
 
     TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
-        [--baselines popularity,item_knn,ease,ials] [--into FOLDER]
+        [--baselines popularity,item_knn,ease,ials] [--budget 600] [--into FOLDER]
 
-Seconds are those of the whole training. With a folder its runs are kept there, and the same
-command goes on with one that was stopped.
+Each baseline is tuned for ``--budget`` seconds, where its search does not end before.
+``--seeds`` without any measures the baselines alone. Seconds are those of the whole training.
+With a folder its runs are kept there, and the same command goes on with one that was stopped.
 """
 
 from __future__ import annotations
@@ -232,7 +233,8 @@ JOBS: Mapping[str, Job] = {
 
 
 def main() -> None:
-    given = asked(__doc__, JOBS, {"baselines": "popularity,item_knn,ease,ials", "into": ""})
+    more = {"baselines": "popularity,item_knn,ease,ials", "budget": 600.0, "into": ""}
+    given = asked(__doc__, JOBS, more)
     quick = {"evaluation": {"baselines": ["popularity"], "bootstrap": 10}}
     print("| table | seed | who | figures on test | epochs | s |\n|---|--:|---|---|--:|--:|")
     for name in given.names:
@@ -255,7 +257,11 @@ def main() -> None:
         if len(given.seeds) > 1:
             all_seeds = ", ".join(map(interval, found.items()))
             print(f"| {name} | all | two towers | {all_seeds} | | |", flush=True)
-        beside = {"baselines": given.more.baselines.split(","), "bootstrap": 10}
+        beside = {
+            "baselines": given.more.baselines.split(","),
+            "baseline_seconds": given.more.budget,
+            "bootstrap": 10,
+        }
         config = parse_config({**settings, "evaluation": beside})
         for ranker, seconds in baselines(dataset, config):
             row = IN_WORDS[ranker.name], figures(measure(recommender, ranker))
