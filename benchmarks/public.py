@@ -32,7 +32,7 @@ def asked(
     for name, default in (more or {}).items():
         arguments.add_argument(f"--{name}", type=type(default), default=default)
     arguments.add_argument("names", nargs="*", default=list(names))
-    arguments.add_argument("--seeds", nargs="*", type=int, default=[42])
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[42])
     given = arguments.parse_args()
     if unknown := [name for name in given.names if name not in names]:
         raise SystemExit(f"{', '.join(unknown)}: not one of {', '.join(names)}")

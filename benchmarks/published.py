@@ -7,9 +7,9 @@ what is masked are the protocol's.
     TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
         [--baselines popularity,item_knn,ease,ials] [--budget 600] [--into FOLDER]
 
-Each baseline is tuned for ``--budget`` seconds, where its search does not end before.
-``--seeds`` without any measures the baselines alone. Seconds are those of the whole training.
-With a folder its runs are kept there, and the same command goes on with one that was stopped.
+Each baseline is tuned for ``--budget`` seconds, where its search does not end before. Seconds
+are those of the whole training. With a folder its runs are kept there, and the same command
+goes on with one that was stopped.
 """
 
 from __future__ import annotations

@@ -254,18 +254,16 @@ def _joined(log: Table) -> str:
 
 
 def _folder(log: Table, into: Path) -> Path:
-    return into / f"{log.name.strip(chr(34))} joined"
+    return into / (log.name.strip('"') + " joined")
 
 
-def _blocks_of(log: Table, into: Path | None) -> list[str]:
+def _blocks_of(log: Table, count: int, into: Path | None) -> list[str]:
     """What ``join`` made, in pieces that fit into memory: a query of each."""
     if into is not None:
         files = sorted(_folder(log, into).iterdir())
         return [f"FROM read_parquet({literal(glob.escape(str(file)))})" for file in files]
-    made = _joined(log)
-    count = engine.rows(log.engine, f"SELECT count(*) FROM {made}", log.source)[0][0]
     return [
-        f"FROM {made} WHERE rowid >= {part.start} AND rowid < {part.stop}"
+        f"FROM {_joined(log)} WHERE rowid >= {part.start} AND rowid < {part.stop}"
         for part in blocks(count, _FETCHED)
     ]
 
@@ -287,11 +285,10 @@ def read_log(
     if count == 0:
         raise DataError(f"{log.source}: no interaction is left after dropping orphans")
     values = _in_order_of_rows(log, count, into)
-    num_rows = len(values["user_row"])
     interactions = Interactions(
         values["user_row"],
         values["item_row"],
-        values.get("label", likes(num_rows)),
+        values.get("label", likes(count)),
         values.get("time"),
         values.get("weight"),
         values.get("rating"),
@@ -308,7 +305,7 @@ def _in_order_of_rows(log: Table, count: int, into: Path | None) -> dict[str, np
 
     The engine joins in parallel and promises no order.
     """
-    pieces = _blocks_of(log, into)
+    pieces = _blocks_of(log, count, into)
     described = engine.rows(log.engine, f"DESCRIBE {pieces[0]}", log.source)
     names = [name for name, *_ in described if name != "place"]
     values = {name: room_for(log.num_rows, _TYPES[name], into) for name in names}
