@@ -5,8 +5,9 @@
 Without names all but those that take hours: ``ml_100k``, ``ncf``, ``light_gcn``, ``beauty``,
 ``features`` and ``holdout`` are the published protocols, several seeds each, baselines beside
 them. These and ``cold`` need public data sets (``TWOTOWER_DATA``), serving needs wrk; else they
-are left out. Training stands beside TensorFlow Recommenders where ``make .venv-tfrs`` was run.
-Of each the table is written as it comes, below the command that makes it again.
+are left out. Training and serving stand beside TensorFlow Recommenders where
+``make .venv-tfrs`` was run. Of each the table is written as it comes, below the command that
+makes it again.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ import torch
 
 HERE = Path(__file__).parent
 TFRS = HERE.parent / ".venv-tfrs" / "bin" / "python"
+BESIDE_TFRS = ["--tfrs", str(TFRS)] if TFRS.exists() else []
 COMMANDS = {
     "generate": ["generate"],
     "loading": ["loading"],
     "fitting": ["fitting"],
     "lab_scores": ["lab_scores"],
     "lab_throughput": ["lab_throughput"],
-    "serving": ["serving"],
+    "serving": ["serving", *BESIDE_TFRS],
     "ranking": ["ranking"],
     "ranking_1m": ["ranking", "--items", "1000000", "--users", "1000", "--rounds", "3"],
     "ranking_file": ["ranking", "--file", "--users", "100000"],
-    "throughput": ["throughput", *(["--tfrs", str(TFRS)] if TFRS.exists() else [])],
+    "throughput": ["throughput", *BESIDE_TFRS],
     "tables": ["tables"],
     "tables_memory": ["tables", "--memory"],
     "growing": ["growing"],

@@ -7,11 +7,14 @@ medians of its rounds:
     compute   the same answers in a loop, without HTTP; and the product and top k of them alone
     bare      a FastAPI route with pydantic in and out that returns a constant
     implicit  the same route with ``implicit``'s recommend behind it
+    tfrs      the same route with TensorFlow Recommenders' BruteForce behind it (``--tfrs``)
     service   ``twotower serve``
 
     python -m benchmarks.serving [--items N ...] [--connections N ...] [--workers N]
+                                 [--tfrs PYTHON]
 
-Needs wrk. Beside the rates stands how long an item takes that is put and then known.
+Needs wrk. ``--tfrs`` names the Python of the environment that ``make .venv-tfrs`` makes.
+Beside the rates stands how long an item takes that is put and then known.
 """
 
 from __future__ import annotations
@@ -92,11 +95,11 @@ def recommender_of(place: Path, num_items: int, dimension: int) -> Recommender:
 
 
 @contextmanager
-def server(*command: str, port: int) -> Iterator[str]:
+def server(*command: str, port: int, python: str = sys.executable) -> Iterator[str]:
     """A server in a process of its own, from when it is ready."""
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=said, stderr=subprocess.DEVNULL
+            [python, "-m", *command], stdout=said, stderr=subprocess.DEVNULL
         )
         url = f"http://127.0.0.1:{port}"
         try:
@@ -184,8 +187,25 @@ def computes(ours: Recommender) -> dict[str, Callable[[int], object]]:
     return {"answer": lambda user: answer(ours, [Person(user=user)], wish), "kernel": kernel}
 
 
+def write_vectors(ours: Recommender, path: Path) -> None:
+    """Factors of the same number and length for the peers, and what was met."""
+    seen = ours.seen
+    np.savez(
+        path,
+        users=ours.user_vectors[1:, :-1].numpy(),
+        items=ours.item_vectors[1:, :-1].numpy(),
+        seen=seen.items - 1,
+        offsets=seen.offsets[1:],
+    )
+
+
 def measure(
-    num_items: int, connections: list[int], rounds: int, seconds: int, workers: int
+    num_items: int,
+    connections: list[int],
+    rounds: int,
+    seconds: int,
+    workers: int,
+    tfrs: str | None,
 ) -> str:
     """The table of one catalogue."""
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as open_:
@@ -194,16 +214,18 @@ def measure(
         runs.save(ours, place / "runs" / "one")
         script = place / "ask.lua"
         script.write_text(SCRIPT.replace("USERS", str(USERS)))
-        run = str(place / "runs" / "one")
+        run, vectors = str(place / "runs" / "one"), place / "vectors.npz"
+        write_vectors(ours, vectors)
         urls = {}
-        for name in ("bare", "implicit", "service"):
+        for name in ("bare", "implicit", *(["tfrs"] if tfrs else []), "service"):
             port = free_port()
-            command = ["twotower.cli", "serve", run, "--port", str(port)]
+            command = ["twotower", "serve", run, "--port", str(port)]
             command += ["--workers", str(workers)]
             if name != "service":
                 which = "constant" if name == "bare" else name
-                command = ["benchmarks.bare", which, str(port), run]
-            urls[name] = open_.enter_context(server(*command, port=port))
+                command = ["benchmarks.bare", which, str(port), str(vectors)]
+            python = tfrs if tfrs and name == "tfrs" else sys.executable
+            urls[name] = open_.enter_context(server(*command, port=port, python=python))
         loads: dict[tuple[str, int], list[Load]] = {}
         alone: dict[str, list[float]] = {}
         for url in urls.values():
@@ -227,22 +249,21 @@ def _table(
     alone: dict[str, list[float]],
 ) -> str:
     whole, kernel = (np.array(alone[name]) for name in ("answer", "kernel"))
+    names = list(dict.fromkeys(name for name, _ in loads))
+    others = [name for name in names if name != "service"]
+    heads = [f"{name} req/s" for name in names] + [f"service / {name}" for name in others]
+    heads += ["time a request / compute", "p50 ms", "p99 ms", "failed"]
     lines = [
         f"{num_items:,} items x 128: one answer without HTTP {np.median(whole) * 1e3:.3f} ms, "
         f"product and top k alone {np.median(kernel) * 1e3:.3f} ms\n",
-        "| connections | bare req/s | implicit req/s | service req/s | service / bare "
-        "| service / implicit | time a request / compute | p50 ms | p99 ms | failed |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"| connections | {' | '.join(heads)} |",
+        f"|--:|{'--:|' * len(heads)}",
     ]
     for count in connections:
-        rates = {
-            name: np.array([load.rate for load in loads[name, count]])
-            for name in ("bare", "implicit", "service")
-        }
+        rates = {name: np.array([load.rate for load in loads[name, count]]) for name in names}
         own = loads["service", count]
         cells = [f"{np.median(each):,.0f}" for each in rates.values()]
-        cells += [f"{np.median(rates['service'] / rates['bare']):.0%}"]
-        cells += [f"{np.median(rates['service'] / rates['implicit']):.2f}"]
+        cells += [f"{np.median(rates['service'] / rates[name]):.2f}" for name in others]
         cells += [f"{np.median(1 / rates['service'] / whole):.2f}"]
         cells += [f"{statistics.median(load.p50 for load in own):.2f}"]
         cells += [f"{statistics.median(load.p99 for load in own):.2f}"]
@@ -258,6 +279,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--seconds", type=int, default=3)
     arguments.add_argument("--workers", type=int, default=1)
+    arguments.add_argument("--tfrs", help="the Python of TensorFlow Recommenders' environment")
     given = arguments.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("benchmarks.serving needs wrk: apt-get install wrk")
@@ -267,7 +289,12 @@ def main() -> None:
     threadpool_limits(1)
     for num_items in given.items:
         found = measure(
-            num_items, given.connections, given.rounds, given.seconds, given.workers
+            num_items,
+            given.connections,
+            given.rounds,
+            given.seconds,
+            given.workers,
+            given.tfrs,
         )
         print(found, "\n", flush=True)
 
