@@ -92,7 +92,7 @@ def our_way(data: Path, config: Config) -> Any:
     parts = split(dataset, config.data, seed=config.training.seed)
     config = resolve(config, dataset, parts)
     learned, objective = prepare(dataset, parts.train, config)
-    optimizers = Optimizers(learned.model, config.training, lazy=True)
+    optimizers = Optimizers(learned.model, config.training)
     size = config.training.batch_size
     assert size != "auto"
     steps = epochs(

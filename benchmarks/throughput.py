@@ -74,8 +74,7 @@ class Ours:
         positives = rows if loss == "in_batch_softmax" else rows // 2
         config = config_of(loss, positives, dataset, train, dim=dim, **training)
         learned, objective = prepare(dataset, train, config)
-        lazy = config.training.negatives_from != "all"
-        optimizers = Optimizers(learned.model, config.training, lazy=lazy)
+        optimizers = Optimizers(learned.model, config.training)
         return cls(config, learned, objective, optimizers, positives)
 
     def training(self) -> Contestant:

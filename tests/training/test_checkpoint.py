@@ -29,14 +29,14 @@ from worlds import planned
 def fresh() -> tuple[TwoTower, Optimizers]:
     plan = planned("bpr", epochs=1)
     learned, _ = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
-    return learned.model, Optimizers(learned.model, plan.contenders[0].training, lazy=True)
+    return learned.model, Optimizers(learned.model, plan.contenders[0].training)
 
 
 def trained() -> tuple[TwoTower, Optimizers, Progress]:
     """After one epoch."""
     plan = planned("bpr", epochs=1)
     learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
-    optimizers = Optimizers(learned.model, plan.contenders[0].training, lazy=True)
+    optimizers = Optimizers(learned.model, plan.contenders[0].training)
     [progress] = epochs(
         learned.model,
         objective,

@@ -15,6 +15,7 @@ from twotower.data.features import FeatureShape, FeatureTable
 from twotower.errors import TwoTowerError
 from twotower.model import features
 from twotower.model.two_tower import TwoTower
+from twotower.model.words import Side
 from twotower.training.learn import Learned, prepare
 from twotower.training.loop import Optimizers, Progress, epochs
 from twotower.training.objective import Objective
@@ -48,13 +49,14 @@ class Training:
         # A table of categories is lazy from some size on; here from none.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(features, "_SMALL", 0)
+            sparse: list[Side] = ["user", "item"] if lazy else []
             self.model = TwoTower(
-                SHAPE, SHAPE, config, user_ids=True, item_ids=True, sparse=lazy
+                SHAPE, SHAPE, config, user_ids=True, item_ids=True, sparse=sparse
             )
         for parameter in self.model.parameters():
             nn.init.normal_(parameter)
         settings = TrainingConfig.model_validate({**RATES, **changed})
-        self.optimizers = Optimizers(self.model, settings, lazy=lazy)
+        self.optimizers = Optimizers(self.model, settings)
 
     def step(self, *rows: int) -> dict[str, Tensor]:
         """The weights after one more step on these users and items."""
@@ -134,7 +136,6 @@ def prepared(loss: Loss = "bpr", **training: Any) -> tuple[Learned, Objective]:
 
 
 def run(learned: Learned, objective: Objective, **changed: Any) -> list[Progress]:
-    lazy = objective.config.negatives_from != "all"
     asked: dict[str, Any] = {
         "validate": lambda _: {},
         "batch_size": 64,
@@ -143,8 +144,28 @@ def run(learned: Learned, objective: Objective, **changed: Any) -> list[Progress
         "progress": Progress(),
         **changed,
     }
-    optimizers = Optimizers(learned.model, objective.config, lazy=lazy)
+    optimizers = Optimizers(learned.model, objective.config)
     return list(epochs(learned.model, objective, optimizers, **asked))
+
+
+def test_beside_all_items_a_step_moves_the_users_of_its_batch_alone() -> None:
+    plan = planned("softmax", model={"user_ids": True, "history": "mean"})
+    learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+    assert objective.config.negatives_from == "all"
+    optimizers = Optimizers(learned.model, objective.config)
+    tables = learned.model.user_features.id_table, learned.model.item_features.id_table
+    for batch in list(objective.batches(64, np.random.default_rng(0)))[:2]:
+        users, items = (table.weight.detach().clone() for table in tables if table)
+        objective.loss_of(learned.model, batch).backward()  # type: ignore[no-untyped-call]
+        optimizers.step()
+        moved = [
+            set(torch.nonzero((table.weight != before).any(1)).squeeze(1).tolist())
+            for table, before in zip(tables, (users, items), strict=True)
+            if table
+        ]
+        # A user's id may be hidden in a step, and row 0 stands for it.
+        assert moved[0] <= {0, *batch.user_rows.tolist()}
+        assert moved[1] - set(batch.items.tolist())
 
 
 class TestEpochs:

@@ -45,8 +45,7 @@ def test_a_training_has_every_stage_and_a_trace_of_its_first_steps(loss: Loss) -
         "metric": "train_loss",
         "progress": Progress(),
     }
-    lazy = config.training.negatives_from != "all"
-    optimizers = Optimizers(learned.model, config.training, lazy=lazy)
+    optimizers = Optimizers(learned.model, config.training)
     told: list[int] = []
     stages = Stages()
     started = time.perf_counter()

@@ -10,7 +10,7 @@ serves exactly what was trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class TwoTower(nn.Module):
     Args:
         config: with nothing left on "auto".
         words: of each side the bag columns that go around the layers.
-        sparse: whether gradients of the tables hold only the rows of the batch.
+        sparse: the sides whose tables' gradients hold only the rows of the batch.
     """
 
     slope: Tensor
@@ -54,7 +54,7 @@ class TwoTower(nn.Module):
         user_ids: bool,
         item_ids: bool,
         words: Mapping[Side, Sequence[int]] | None = None,
-        sparse: bool = False,
+        sparse: Collection[Side] = (),
     ) -> None:
         super().__init__()
         around: dict[Side, tuple[int, ...]] = {
@@ -73,14 +73,24 @@ class TwoTower(nn.Module):
         self.history_dropout = config.history_dropout
         self.normalize = config.normalize
         self.user_features = FeatureLayer(
-            user_shape, config, ids=user_ids, sparse=sparse, without=around.get("user", ())
+            user_shape,
+            config,
+            ids=user_ids,
+            sparse="user" in sparse,
+            without=around.get("user", ()),
         )
         self.item_features = FeatureLayer(
-            item_shape, config, ids=item_ids, sparse=sparse, without=around.get("item", ())
+            item_shape,
+            config,
+            ids=item_ids,
+            sparse="item" in sparse,
+            without=around.get("item", ()),
         )
         shapes: dict[Side, FeatureShape] = {"user": user_shape, "item": item_shape}
         self.words = Words(shapes, around, config.dim) if around else None
-        self.history = _history(config, item_shape.num_ids if item_ids else None, sparse=sparse)
+        self.history = _history(
+            config, item_shape.num_ids if item_ids else None, sparse="item" in sparse
+        )
         self.user_tower = _tower(
             self.user_features,
             config.user_hidden_dims,
@@ -95,7 +105,7 @@ class TwoTower(nn.Module):
         )
         self.item_bias = None
         if config.item_bias and item_ids:
-            self.item_bias = nn.Embedding(item_shape.num_ids + 1, 1, sparse=sparse)
+            self.item_bias = nn.Embedding(item_shape.num_ids + 1, 1, sparse="item" in sparse)
             nn.init.zeros_(self.item_bias.weight)
         # Embeddings of free length find their own.
         assert config.temperature != "auto"

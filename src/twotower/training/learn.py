@@ -108,7 +108,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         user_ids=bool(config.model.user_ids),
         item_ids=bool(config.model.item_ids),
         words={side: word_columns(shapes[side]) for side in _told_by_words(config)},
-        sparse=_is_sparse(config),
+        sparse=_read_in_part(config),
     ).to(device)
     if count := config.model.item_neighbours:
         assert count != "auto"
@@ -148,9 +148,9 @@ def _met(table: FeatureTable) -> FeatureTable:
     return table.take(torch.nonzero(table.ids).squeeze(1))
 
 
-def _is_sparse(config: Config) -> bool:
-    """Whether a step reads only a part of the items."""
-    return config.training.negatives_from != "all"
+def _read_in_part(config: Config) -> list[Side]:
+    """The sides of which a step reads some rows alone: users, and items where not all are."""
+    return ["user"] if config.training.negatives_from == "all" else ["user", "item"]
 
 
 def _encode(
@@ -197,7 +197,7 @@ def learn(
     began = time.perf_counter() if began is None else began
     learned, objective = prepare(dataset, train, config)
     model = learned.model
-    optimizers = Optimizers(model, config.training, lazy=_is_sparse(config))
+    optimizers = Optimizers(model, config.training)
     keep = copy_of if checkpoint is None else keeping(checkpoint.parent)
     begun = None
     if resume and checkpoint is not None:

@@ -74,13 +74,13 @@ class Progress:
 
 
 class Optimizers:
-    """One for the dense layers and others for the tables, lazy where rows are few.
+    """One for the dense layers and others for the tables, lazy where gradients are sparse.
 
     Lazy means: a row that is not in the batch keeps its moments and its place (`LazyAdam`), so
     that a step costs as much for a table of ten million rows as for one of a thousand.
     """
 
-    def __init__(self, model: TwoTower, config: TrainingConfig, *, lazy: bool) -> None:
+    def __init__(self, model: TwoTower, config: TrainingConfig) -> None:
         ids, features = _tables(model)
         words = [] if model.words is None else list(model.words.parameters())
         of_tables = {id(weight) for weight in (*ids, *features, *words)}
@@ -90,13 +90,12 @@ class Optimizers:
         assert rate != "auto"
         assert embedding_rate != "auto"
         is_decoupled = config.optimizer == "adamw"
-        of_table = LazyAdam if lazy else Adam
         self.parts = [
             Adam(dense, rate, decay=config.weight_decay, is_decoupled=is_decoupled),
             # A batch has most words that there are, many times.
             Adam(words, embedding_rate),
-            of_table(features, rate),
-            of_table(ids, embedding_rate),
+            LazyAdam(features, rate),
+            LazyAdam(ids, embedding_rate),
         ]
 
     def step(self) -> None:

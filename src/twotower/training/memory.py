@@ -100,8 +100,10 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     # Texts of users and items with neither ids nor histories have longer embeddings.
     each_word = model.text_dim if model.item_ids else max(model.text_dim, dim)
     tables = [*(rows * dim for rows in ids), size.texts * model.text_buckets * each_word]
-    # Weights and two moments; a gradient of all rows where a step has it.
-    copies = 4 if training.negatives_from == "all" else 3
+    # Weights and two moments; a gradient of all rows where a step reads all, which it never
+    # does of users.
+    of_users, is_whole = ids[1] * dim, training.negatives_from == "all"
+    kept = 3 * sum(tables) + is_whole * (sum(tables) - of_users)
     best = [n for n in tables if not size.has_folder or n * _FLOAT < LARGE]
     history = 0.0 if model.history == "none" else min(float(model.history_length), _each(size))
     count = model.item_neighbours
@@ -110,7 +112,7 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     near = max(_NEIGHBOUR * count, bool(count) * _FINDING * (count + 1) - 3 * _FLOAT * dim)
     parts = {
         f"for tables of {sum(ids):,} ids, their moments and the best of them": _FLOAT
-        * (copies * sum(tables) + sum(best)),
+        * (kept + sum(best)),
         "for layers, their moments and the best of them": 5 * _FLOAT * _layers(size, config),
         "for histories": (not size.is_kept) * size.rows * (_FLOAT + _ROW * (size.is_timed + 1))
         + min(size.rows, BLOCK) * 6 * _ROW
