@@ -19,7 +19,7 @@ from twotower.data.interactions import Interactions
 from twotower.errors import ConfigError, DataError
 from twotower.model.history import PackedHistory
 from twotower.model.two_tower import TwoTower
-from twotower.training.batches import UserBatch
+from twotower.training.batches import PairBatch, UserBatch
 from twotower.training.choices import settled
 from twotower.training.objective import Batch, Objective, make_objective
 
@@ -281,6 +281,19 @@ def test_a_negative_is_an_item_that_somebody_liked() -> None:
     assert batch.negatives is not None
     assert set(batch.negatives.tolist()) == {1, 2}
     assert len(batch.negatives) == 50
+
+
+def test_so_is_the_one_other_of_a_row() -> None:
+    rows = {"users": [1, 1, 2, 2], "items": [1, 2, 1, 4], "labels": [1, 1, 1, 1]}
+    objective = objective_of(rows, "bpr")
+    drawn = set()
+    for seed in range(20):
+        for batch in objective.batches(9, np.random.default_rng(seed)):
+            assert isinstance(batch, PairBatch)
+            assert batch.other_rows is not None
+            drawn |= set(zip(batch.user_rows.tolist(), batch.other_rows.tolist(), strict=True))
+    assert {item for _, item in drawn} == {1, 2, 4}
+    assert {(1, 4), (2, 2)} <= drawn
 
 
 def test_the_expected_gradient_with_some_negatives_is_that_with_all() -> None:

@@ -50,7 +50,7 @@ def test_uniform_negatives_are_no_known_positives_and_uniform_over_the_rest() ->
     made = known([*((1, item) for item in range(1, 6)), (3, 100)], num_items=100)
     liked = {1: {1, 2, 3, 4, 5}, 2: set(), 3: {100}}
     users = np.repeat([1, 2, 3], 20_000)
-    drawn = uniform_negatives(users, made, num_items=100, rng=np.random.default_rng(0))
+    drawn = uniform_negatives(users, made, np.arange(1, 101), rng=np.random.default_rng(0))
     for user, positives in liked.items():
         counts = Counter(drawn[users == user].tolist())
         assert set(counts) == set(range(1, 101)) - positives
@@ -62,14 +62,15 @@ def test_a_user_who_likes_everything_gets_some_item_and_no_endless_search() -> N
     everything = known([(1, item) for item in range(1, NUM_ITEMS + 1)])
     users = np.array([1, 1, 2])
     rng = np.random.default_rng(0)
-    drawn = uniform_negatives(users, everything, num_items=NUM_ITEMS, rng=rng)
+    drawn = uniform_negatives(users, everything, np.arange(1, NUM_ITEMS + 1), rng=rng)
     assert set(drawn.tolist()) <= set(range(1, NUM_ITEMS + 1))
 
 
 def test_negatives_come_from_the_given_source_of_chance_alone() -> None:
     users, made = np.ones(50, np.int64), known([(1, 1)], num_items=1000)
+    every = np.arange(1, 1001)
     one, same, other = (
-        uniform_negatives(users, made, num_items=1000, rng=np.random.default_rng(seed)).tolist()
+        uniform_negatives(users, made, every, rng=np.random.default_rng(seed)).tolist()
         for seed in (1, 1, 2)
     )
     assert one == same

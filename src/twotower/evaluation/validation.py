@@ -222,7 +222,8 @@ def _with_others(
     positives: Interactions, known: PositivePairs, num_items: int, seed: int
 ) -> Interactions:
     rng = np.random.default_rng([seed, 4])
-    drawn = uniform_negatives(positives.user_rows, known, num_items=num_items, rng=rng)
+    every = np.arange(1, num_items + 1)
+    drawn = uniform_negatives(positives.user_rows, known, every, rng=rng)
     others = replace(
         positives.without_times(),
         item_rows=drawn.astype(np.int32),

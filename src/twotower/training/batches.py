@@ -115,13 +115,17 @@ def pointwise(
 def pairwise(
     positives: Interactions,
     known: PositivePairs,
-    num_items: int,
+    met: np.ndarray,
     batch_size: int,
     rng: np.random.Generator,
 ) -> Iterator[PairBatch]:
-    """Every positive once, each beside a uniform item that its user is not known to like."""
+    """Every positive once, each beside a uniform item that its user is not known to like.
+
+    Args:
+        met: what may be drawn; a new item is nobody's negative.
+    """
     for batch in pointwise(positives, batch_size, rng):
-        other = uniform_negatives(batch.user_rows, known, num_items=num_items, rng=rng)
+        other = uniform_negatives(batch.user_rows, known, met, rng=rng)
         yield replace(batch, other_rows=other)
 
 

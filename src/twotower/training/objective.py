@@ -130,9 +130,7 @@ class Objective:
                 self.liked, self.history_length, batch_size, rng, in_order=self.is_in_order
             )
         elif source == "one":
-            yield from batches.pairwise(
-                self.positives, self.known, self.num_items, batch_size, rng
-            )
+            yield from batches.pairwise(self.positives, self.known, self.met, batch_size, rng)
         elif source == "labels" and self.loss != "bce":
             yield from batches.triplets(self.positives, self.disliked, batch_size, rng, **runs)
         else:

@@ -91,19 +91,19 @@ def log_share(item_rows: np.ndarray, *, num_items: int) -> Float32[np.ndarray, "
 def uniform_negatives(
     user_rows: np.ndarray,
     positives: PositivePairs,
+    items: np.ndarray,
     *,
-    num_items: int,
     rng: np.random.Generator,
     tries: int = 5,
 ) -> Int64[np.ndarray, " B"]:
-    """One item a row, uniform over those that the user is not known to like.
+    """One of some items a row, uniform over those that the user is not known to like.
 
-    A user who likes nearly everything may, after some tries, get one that is liked.
+    A user who likes nearly all of them may, after some tries, get one that is liked.
     """
-    drawn = rng.integers(1, num_items + 1, len(user_rows))
+    drawn = items[rng.integers(0, len(items), len(user_rows))].astype(np.int64)
     for _ in range(tries):
         again = np.flatnonzero(positives.contain(user_rows, drawn))
         if len(again) == 0:
             break
-        drawn[again] = rng.integers(1, num_items + 1, len(again))
+        drawn[again] = items[rng.integers(0, len(items), len(again))]
     return drawn
