@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +86,16 @@ MADE: dict[str, Callable[[], tuple[Recommender, dict[str, Any], dict[str, list[A
         {**NEW_ITEM, "item_id": ["i999", "i501"]},
     ),
     "labels": lambda: (hardly_trained("bce", disliked=8), {"taste": "punk"}, NEW_ITEM),
+    "read in order": lambda: (
+        pipeline.fit(
+            checkerboard(),
+            settings(
+                model={"history": "transformer"}, training={"loss": "softmax", "epochs": 1}
+            ),
+        ),
+        {"taste": "punk"},
+        NEW_ITEM,
+    ),
     "items added": lambda: (trained().add_items(NEW_ITEM), {"age": 30}, NEW_ITEM),
 }
 
@@ -218,6 +229,39 @@ class TestFiles:
             monkeypatch.setattr(module, name, None)
         monkeypatch.setattr(torch, "load", None)
         assert len(runs.load(run).users) == 60
+
+    def test_to_read_a_run_draws_no_weights(self, run: Path) -> None:
+        before = torch.get_rng_state()
+        runs.load(run)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_to_read_a_run_imports_no_compiler(self, run: Path) -> None:
+        code = (
+            "import sys; from pathlib import Path; from twotower import runs; "
+            f"runs.load(Path({str(run)!r})); assert 'torch._dynamo' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def test_what_is_written_to_its_towers_stays_in_memory(self, run: Path) -> None:
+        loaded, file = runs.load(run), run / "model.safetensors"
+        before = file.read_bytes()
+        assert all(
+            each.requires_grad
+            for name, each in loaded.model.named_parameters()
+            if name != "log_scale"
+        )
+        with torch.no_grad():
+            for each in loaded.model.state_dict().values():
+                each.add_(1)
+        assert file.read_bytes() == before
+        again = runs.load(run).model.state_dict()
+        for name, each in loaded.model.state_dict().items():
+            torch.testing.assert_close(each, again[name] + 1)
+
+    def test_layers_begin_where_tensors_made_in_memory_do(self, run: Path) -> None:
+        for name, each in runs.load(run).model.named_parameters():
+            assert "tower" not in name or each.data_ptr() % 64 == 0
 
     def test_item_vectors_begin_where_tensors_made_in_memory_do(self, run: Path) -> None:
         vectors = runs.load(run).item_vectors

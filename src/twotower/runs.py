@@ -40,13 +40,13 @@ from safetensors.torch import load_file, save_file
 from twotower.config import Config, Kind, parse_config
 from twotower.data import engine
 from twotower.data.entities import plain_ids, plain_values
-from twotower.data.features import FeatureShape, encoders_from_json
+from twotower.data.features import encoders_from_json
 from twotower.data.ids import Ids
 from twotower.data.interactions import Histories
 from twotower.data.schema import Column
 from twotower.data.writing import write_parquet
 from twotower.errors import RunError, TwoTowerError, reason
-from twotower.model.two_tower import TwoTower
+from twotower.model.reading import read_towers
 from twotower.report.page import REPORT
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.blend import Blend
@@ -178,15 +178,8 @@ def load(directory: str | Path) -> Recommender:
     vectors = load_file(str(directory / _VECTORS))
     rows = load_file(str(directory / "embeddings/rows.safetensors"))
     met = load_file(str(directory / "interactions.safetensors"))
-    shapes = manifest["model"]
-    model = TwoTower(
-        _shape(shapes["user_shape"]),
-        _shape(shapes["item_shape"]),
-        config.model,
-        **{name: shapes[name] for name in ("user_ids", "item_ids", "words") if name in shapes},
-    )
-    model.load_state_dict(load_file(str(directory / "model.safetensors")))
-    model.eval()
+    towers = directory / "model.safetensors"
+    model = read_towers(towers, config.model, manifest["model"])
     columns = manifest["columns"]
     users, user_values = _read_table(directory, "users", columns["users"])
     items, item_values = _read_table(directory, "items", columns["items"])
@@ -377,15 +370,6 @@ def _read_table(directory: Path, name: str, column: str) -> tuple[Ids, dict[str,
         kind = "text" if sql_type in {"VARCHAR", '"NULL"'} else kind
         values[other] = plain_values(Column(other, sql_type, kind, ""), value)
     return ids, values
-
-
-def _shape(values: Mapping[str, Any]) -> FeatureShape:
-    return FeatureShape(
-        values["num_ids"],
-        values["dense"],
-        tuple(values["categories"]),
-        tuple((size, is_text) for size, is_text in values["bags"]),
-    )
 
 
 def _write_json(path: Path, value: Any) -> None:
