@@ -14,7 +14,7 @@ from twotower import pipeline, read
 from twotower.data.interactions import Interactions
 from twotower.data.splits import Split
 from twotower.evaluation.alarms import alarms
-from worlds import settings, trained
+from worlds import checkerboard, settings, trained
 
 USERS, ITEMS, K = 150, 300, 10
 
@@ -49,6 +49,7 @@ def healthy() -> dict[str, Any]:
         "lists": rng.integers(1, ITEMS + 1, (USERS, K)),
         "ndcg": 0.3,
         "best_baseline": 0.29,
+        "is_at_bound": False,
         "dataset": read(tables),
         "parts": Split(train, val, test, "given"),
     }
@@ -85,6 +86,7 @@ def test_a_healthy_training_raises_none() -> None:
     ("changed", "message"),
     [
         ({"losses": [5.9, 5.65]}, "never came below 5.650, and guessing has 5.700"),
+        ({"is_at_bound": True}, "temperature ended at 0.01, the lowest there is"),
         ({"items": torch.ones(ITEMS, 8) + torch.rand(ITEMS, 8) / 9}, "all alike.*collapsed"),
         (
             {"lists": np.tile(np.arange(1, K + 1), (USERS, 1))},
@@ -129,3 +131,14 @@ def test_alarms_are_among_a_reports_warnings() -> None:
     warnings = pipeline.fit(world, settings(training=slow)).metrics["warnings"]
     assert any("nothing was learned" in warning for warning in warnings)
     assert not any("nothing was learned" in text for text in trained().metrics["warnings"])
+
+
+@pytest.mark.parametrize("loss", ["in_batch_softmax", "softmax"])
+def test_a_temperature_at_its_bound_is_told_where_it_was_learned(loss: str) -> None:
+    # Where it begins at its bound and hardly moves; under softmax it is a choice.
+    still = {"epochs": 1, "learning_rate": 1e-9, "loss": loss}
+    found = pipeline.fit(
+        checkerboard(), settings(training=still, model={"temperature": 0.01})
+    ).metrics["warnings"]
+    assert any("temperature ended" in text for text in found) == (loss != "softmax")
+    assert not any("temperature" in text for text in trained("bce").metrics["warnings"])

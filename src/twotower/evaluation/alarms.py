@@ -29,6 +29,7 @@ def alarms(
     lists: Int64[np.ndarray, "U K"],
     ndcg: float,
     best_baseline: float | None,
+    is_at_bound: bool,
     dataset: Dataset,
     parts: Split,
 ) -> list[str]:
@@ -41,10 +42,12 @@ def alarms(
         lists: what the test users get, item rows, -1 for none.
         ndcg: of these lists.
         best_baseline: the same of the best baseline.
+        is_at_bound: whether the temperature was learned and ended at the lowest there is.
     """
     known = parts.train.followed_by(parts.val)
     return [
         *_stuck(losses, guessing),
+        *_at_bound(is_at_bound),
         *_collapsed(items),
         *_same_for_all(lists, len(dataset.items)),
         *_too_good(ndcg, best_baseline, len(lists)),
@@ -60,6 +63,16 @@ def _stuck(losses: Sequence[float], guessing: float) -> Iterator[str]:
             f"the training loss never came below {min(losses):.3f}, and guessing has "
             f"{guessing:.3f}: nothing was learned; try a higher training.learning_rate and see "
             "whether users and items of the interactions are those of the tables"
+        )
+
+
+def _at_bound(is_at_bound: bool) -> Iterator[str]:
+    if is_at_bound:
+        yield (
+            "the learned temperature ended at 0.01, the lowest there is, from where nothing "
+            "moves it: the towers are as sure as they can be, of train perhaps; lower "
+            "training.learning_rate, raise model.temperature, where it begins, or use loss "
+            "softmax, which holds it fixed"
         )
 
 

@@ -137,6 +137,7 @@ def assess(
         lists=lists["towers"][:, :_K],
         ndcg=our_mean,
         best_baseline=max(means.values(), default=None),
+        is_at_bound=_learns_a_temperature(config) and recommender.model.is_scale_at_its_bound,
         dataset=dataset,
         parts=parts,
     )
@@ -165,6 +166,11 @@ def _guessing(training: TrainingConfig, parts: Split) -> float:
     if loss == "bce" and from_labels and 0 < liked < 1:
         return float(-liked * np.log(liked) - (1 - liked) * np.log(1 - liked))
     return float(np.log(2)) if loss == "bpr" else float("nan")
+
+
+def _learns_a_temperature(config: Config) -> bool:
+    """Whether training moved it: softmax does not, nor has it one between free lengths."""
+    return config.model.normalize and config.training.loss != "softmax"
 
 
 def _scores(ranker: Ranker, held: ev.HeldOut, part: slice) -> Tensor:
