@@ -133,6 +133,8 @@ def assess(
     report["warnings"] += alarms(
         losses=recommender.history.get("train_loss", []),
         guessing=_guessing(config.training, parts),
+        in_closed_form=config.training.loss == "softmax" and recommender.model.has_item_ids,
+        beats_popularity=beside is None and _beats_popularity(report),
         items=recommender.item_vectors[1:, :-1],
         lists=lists["towers"][:, :_K],
         ndcg=our_mean,
@@ -166,6 +168,11 @@ def _guessing(training: TrainingConfig, parts: Split) -> float:
     if loss == "bce" and from_labels and 0 < liked < 1:
         return float(-liked * np.log(liked) - (1 - liked) * np.log(1 - liked))
     return float(np.log(2)) if loss == "bpr" else float("nan")
+
+
+def _beats_popularity(report: dict[str, Any]) -> bool:
+    against = (report["verdict"] or {}).get("against", {})
+    return bool(against.get("popularity") == "win")
 
 
 def _learns_a_temperature(config: Config) -> bool:
