@@ -33,6 +33,10 @@ def log(
     )
 
 
+def tuning(trials: int, *, is_over: bool = False) -> dict[str, Any]:
+    return {"trials": trials, "budget_seconds": 2.5, "tried_all": is_over}
+
+
 def healthy() -> dict[str, Any]:
     """What a good training on a plain world gives."""
     rng = np.random.default_rng(0)
@@ -45,6 +49,7 @@ def healthy() -> dict[str, Any]:
     return {
         "losses": [5.0, 4.0],
         "guessing": 5.7,
+        "ranked": [0.2, 0.3],
         "in_closed_form": False,
         "beats_popularity": False,
         "items": torch.randn(ITEMS, 8, generator=torch.Generator().manual_seed(0)),
@@ -52,6 +57,7 @@ def healthy() -> dict[str, Any]:
         "ndcg": 0.3,
         "best_baseline": 0.29,
         "is_at_bound": False,
+        "baselines": {"popularity": {}, "ease": tuning(4), "item_knn": tuning(3, is_over=True)},
         "dataset": read(tables),
         "parts": Split(train, val, test, "given"),
     }
@@ -78,6 +84,7 @@ def part(name: str, **changed: Interactions) -> Split:
 
 # What a loss is that only chance moves.
 STILL = [5.0, 4.96, 5.02, 4.99, 4.97, 5.01]
+IN_CLOSED_FORM = {"in_closed_form": True, "beats_popularity": True}
 
 
 def again(first: int) -> Interactions:
@@ -104,8 +111,12 @@ def test_a_healthy_training_raises_none() -> None:
             "stayed at the first epoch's 5.000, never below 4.960 in 6 epochs: nothing was",
         ),
         (
-            {"losses": STILL, "in_closed_form": True, "beats_popularity": True},
+            {"losses": STILL, "ranked": [0.3, 0.301], **IN_CLOSED_FORM},
             "beyond the start in closed form nothing was learned",
+        ),
+        (
+            {"baselines": {"ease": tuning(5), "item_knn": tuning(2), "ials": tuning(1)}},
+            r"2.5 s were enough for few settings \(item-kNN 2, iALS 1\).*flatter the towers",
         ),
         ({"is_at_bound": True}, "temperature ended at 0.01, the lowest there is"),
         ({"items": torch.ones(ITEMS, 8) + torch.rand(ITEMS, 8) / 9}, "all alike.*collapsed"),
@@ -115,7 +126,10 @@ def test_a_healthy_training_raises_none() -> None:
         ),
         ({"ndcg": 0.97}, "NDCG is 0.970, which is too good to be true"),
         ({"parts": part("given", **few_known())}, "60% of test .* with users"),
-        ({"parts": part("given", test=again(2))}, "25% of the test .* in train or validation too"),
+        (
+            {"parts": part("given", test=again(2))},
+            "25% of the test .* in train or validation too",
+        ),
         ({"parts": part("given", val=again(1))}, "25% of the validation .* are in train too"),
         ({"parts": part("given", train=log(0, day=5))}, "100% of the train .* are later"),
         ({"dataset": with_suspect()}, "items: sold follows the number of interactions"),
@@ -136,7 +150,8 @@ def test_each_sign_raises_its_own(changed: dict[str, Any], message: str) -> None
         {"losses": STILL[:4], "guessing": float("nan")},
         {"losses": STILL, "guessing": float("nan"), "beats_popularity": True},
         {"losses": STILL, "guessing": 10.0},
-        {"losses": [5.0, 4.97, 4.95, 4.93, 4.92], "in_closed_form": True},
+        {"losses": [5.0, 4.97, 4.95, 4.93, 4.92], "ranked": [0.3], **IN_CLOSED_FORM},
+        {"losses": STILL, "ranked": [0.3, 0.31], **IN_CLOSED_FORM},
         # All that there is to learn was learned in the first epoch.
         {"losses": [0.0] * 9, "guessing": float("nan")},
         {"ndcg": 0.97, "best_baseline": 0.9},

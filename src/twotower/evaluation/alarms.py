@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from twotower.data.interactions import Interactions, histories
 from twotower.data.leaks import leak_suspects
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
+from twotower.evaluation.rankers import IN_WORDS
 from twotower.training.sampling import PositivePairs
 
 # Fewer rows than this fail by chance.
@@ -24,6 +25,8 @@ _ENOUGH = 100
 _FEW_EPOCHS = 5
 # So much less than the first epoch's loss is no learning, but what is drawn by chance.
 _LITTLE = 0.01
+# A baseline that was tried with fewer settings is not tuned.
+_FEW_TRIALS = 4
 # Such a share of given pairs may come again by accident.
 _FEW_PAIRS = 0.01
 
@@ -32,6 +35,7 @@ def alarms(
     *,
     losses: Sequence[float],
     guessing: float,
+    ranked: Sequence[float],
     in_closed_form: bool,
     beats_popularity: bool,
     items: Float32[Tensor, "I D"],
@@ -39,6 +43,7 @@ def alarms(
     ndcg: float,
     best_baseline: float | None,
     is_at_bound: bool,
+    baselines: Mapping[str, Mapping[str, Any]],
     dataset: Dataset,
     parts: Split,
 ) -> list[str]:
@@ -47,6 +52,7 @@ def alarms(
     Args:
         losses: of training, an entry an epoch.
         guessing: what a loss is worth that tells nothing; NaN where nobody knows.
+        ranked: NDCG on validation, an entry an epoch.
         in_closed_form: whether training began so, which is below that already.
         beats_popularity: whether what was learned makes better lists than popularity does.
         items: their embeddings.
@@ -54,12 +60,14 @@ def alarms(
         ndcg: of these lists.
         best_baseline: the same of the best baseline.
         is_at_bound: whether the temperature was learned and ended at the lowest there is.
+        baselines: those of the verdict, and how they were tuned.
     """
     known = parts.train.followed_by(parts.val)
     return [
         *_stuck(
             losses,
             guessing,
+            ranked,
             in_closed_form=in_closed_form,
             beats_popularity=beats_popularity,
         ),
@@ -67,6 +75,7 @@ def alarms(
         *_collapsed(items),
         *_same_for_all(lists, len(dataset.items)),
         *_too_good(ndcg, best_baseline, len(lists)),
+        *_hardly_tuned(baselines),
         *_unknown(known, parts),
         *_from_the_future(parts),
         *_met_before(known, parts),
@@ -77,6 +86,7 @@ def alarms(
 def _stuck(
     losses: Sequence[float],
     guessing: float,
+    ranked: Sequence[float],
     *,
     in_closed_form: bool,
     beats_popularity: bool,
@@ -84,8 +94,8 @@ def _stuck(
     if not losses:
         return
     what_to_do = (
-        "try a higher training.learning_rate and embedding_learning_rate, and see whether users "
-        "and items of the interactions are those of the tables"
+        "try a higher training.learning_rate and embedding_learning_rate, and see whether "
+        "users and items of the interactions are those of the tables"
     )
     lowest = min(losses)
     if lowest > 0.98 * guessing:
@@ -94,9 +104,12 @@ def _stuck(
             f"{guessing:.3f}: nothing was learned; {what_to_do}"
         )
         return
-    # Of millions of rows the first epoch may learn nearly all. Better lists than popular ones
-    # tell of it, but not where they may be those of the start.
-    is_told = not in_closed_form and (beats_popularity or np.isfinite(guessing))
+    # Of millions of rows the first epoch may learn nearly all, of which better lists than
+    # popular ones tell. Those of a start in closed form are the start's; a good one may be hard
+    # to leave, but who leaves it ranks otherwise.
+    is_told = np.isfinite(guessing) or beats_popularity
+    if in_closed_form:
+        is_told = not ranked or max(ranked) - min(ranked) > _LITTLE * max(ranked)
     if not is_told and _is_still(losses):
         beyond = "beyond the start in closed form " if in_closed_form else ""
         yield (
@@ -157,6 +170,22 @@ def _too_good(ndcg: float, best_baseline: float | None, users: int) -> Iterator[
         )
 
 
+def _hardly_tuned(baselines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    few = {
+        name: tuning
+        for name, tuning in baselines.items()
+        if tuning.get("trials", _FEW_TRIALS) < _FEW_TRIALS and not tuning["tried_all"]
+    }
+    if few:
+        each = ", ".join(f"{IN_WORDS[name]} {tuning['trials']}" for name, tuning in few.items())
+        seconds = max(tuning["budget_seconds"] for tuning in few.values())
+        yield (
+            f"of some baselines {seconds:g} s were enough for few settings ({each}), and an "
+            "untuned one is no fair opponent: the comparison may flatter the towers; raise "
+            "evaluation.baseline_seconds"
+        )
+
+
 def _unknown(known: Interactions, parts: Split) -> Iterator[str]:
     assert parts.test is not None
     for what, rows, there in (
@@ -197,9 +226,9 @@ def _met_before(known: Interactions, parts: Split) -> Iterator[str]:
         share = _share_met(part.positives(), before)
         if share > _FEW_PAIRS:
             yield (
-                f"{share:.0%} of the {name} part's liked pairs are in {where} too; lists are not "
-                "asked for them again, but if they are copies the parts were not cut cleanly, "
-                "and figures of labels know their answers: take them out"
+                f"{share:.0%} of the {name} part's liked pairs are in {where} too; lists are "
+                "not asked for them again, but if they are copies the parts were not cut "
+                "cleanly, and figures of labels know their answers: take them out"
             )
 
 
