@@ -61,6 +61,12 @@ def judged(*, warm: float, cold: float | None = None, new: int = 100) -> dict[st
     }
 
 
+def with_another_loss(measured: dict[str, Any]) -> dict[str, Any]:
+    """Another baseline is clearly better, and yet not the best."""
+    found = measured["verdict"]
+    return {**measured, "verdict": {**found, "against": {**found["against"], "ials": "loss"}}}
+
+
 @pytest.mark.parametrize(
     ("measured", "says"),
     [
@@ -69,12 +75,15 @@ def judged(*, warm: float, cold: float | None = None, new: int = 100) -> dict[st
         (judged(warm=0.1, cold=0.0), "The towers beat every baseline."),
         (
             judged(warm=0.1, cold=-0.05),
-            "The towers beat every baseline; for cold users they lose to EASE (-25.0%).",
+            "The towers beat every baseline; for cold users they lose to EASE.",
         ),
         (
             judged(warm=-0.1, cold=-0.05),
-            "The towers lose to EASE, the best baseline; for cold users they lose to EASE "
-            "(-25.0%).",
+            "The towers lose to EASE, the best baseline; for cold users they lose to EASE.",
+        ),
+        (
+            with_another_loss(judged(warm=0.0)),
+            "The towers tie with EASE, the best baseline, and lose to iALS.",
         ),
         # Of a few nothing is said.
         (judged(warm=0.1, cold=-0.05, new=5), "The towers beat every baseline."),

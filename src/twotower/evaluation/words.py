@@ -58,6 +58,10 @@ def headline(measured: Mapping[str, Any]) -> tuple[str, Outcome | None]:
     said = f"{VERBS[verb]} {NAMES[best]}, the best baseline"
     if beats_all(measured):
         said = "beat every baseline"
+    # By a hair another may be behind the best and yet clearly before the towers.
+    others = [NAMES[name] for name, how in found["against"].items() if how == "loss"]
+    if others and verb != "loss":
+        said, verb = f"{said}, and lose to {' and '.join(others)}", "loss"
     return f"The towers {said}{_of_cold(measured)}.", verb
 
 
@@ -67,7 +71,12 @@ def _of_cold(measured: Mapping[str, Any]) -> str:
     is_told = cold and measured["verdict"]["group"] != "cold"
     if not is_told or num_users(measured, "cold") < FEWEST_USERS:
         return ""
-    lost = against_each(cold).get("loss")
+    metric = main_metrics(cold)[0]
+    lost = [
+        NAMES[name]
+        for name in best_first(cold, metric)
+        if outcome(cold["difference"][name][metric]) == "loss"
+    ]
     return f"; for cold users they lose to {' and '.join(lost)}" if lost else ""
 
 
