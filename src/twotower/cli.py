@@ -54,7 +54,12 @@ Run = Annotated[Path, typer.Argument(help="A run directory, as `twotower train` 
 Data = Annotated[Path | None, typer.Option(help="The data folder; default: the config's.")]
 Into = Annotated[Path | None, typer.Option(help="The Parquet file to write.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Exit with 1 if the towers do not beat every baseline.")
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit with 1 if the towers do not beat every baseline; users that training met "
+        "decide, where there are some.",
+    ),
 ]
 K = Annotated[int, typer.Option("-k", help="How many items, from 1.")]
 

@@ -155,6 +155,17 @@ def test_beyond_accuracy_is_that_of_the_first_ten() -> None:
     )
 
 
+def test_users_that_training_never_met_have_slices_of_their_own() -> None:
+    config = settings(
+        data={"split": "cold_users", "test_fraction": 0.5}, training={"epochs": 1}
+    )
+    parts = pipeline.fit(checkerboard(), config).metrics["slices"]
+    assert {(part["group"], part["against"]) for part in parts} == {("cold", "popularity")}
+    assert {"items with year up to 1973.5", "items with year above 1973.5"} <= {
+        part["slice"] for part in parts
+    }
+
+
 def test_popularity_is_what_was_popular_before_the_test_part() -> None:
     # Item n was met by n users before, and in test the other way around.
     everybody, items = range(1, 31), range(1, 21)

@@ -12,7 +12,7 @@ from twotower.data.interactions import Interactions
 from twotower.evaluation import tuning
 from twotower.evaluation.baselines import MICROSECONDS_A_DAY
 from twotower.evaluation.rankers import Factors, Ranker
-from twotower.evaluation.tuning import Search, Trial, best, searches, tune
+from twotower.evaluation.tuning import Search, Trial, best, is_over, searches, tune
 
 SIZE = 8
 SIZES = {"num_users": SIZE + 1, "num_items": SIZE + 1}
@@ -84,6 +84,12 @@ def test_it_climbs_to_the_best_settings() -> None:
 def test_it_tries_nothing_twice_and_ends_without_a_budget() -> None:
     settings = [tuple(trial.settings.values()) for trial in tried(lambda _: 0.5)]
     assert len(settings) == len(set(settings)) == 2 + len(STEPS)
+
+
+def test_a_search_is_over_where_nothing_near_the_best_is_left() -> None:
+    every = tried(lambda _: 0.5)
+    assert is_over(search(), every)
+    assert not is_over(search(), every[:-1])
 
 
 def test_it_goes_no_further_than_its_limits() -> None:

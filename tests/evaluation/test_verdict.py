@@ -13,7 +13,7 @@ from twotower import read
 from twotower.data.interactions import Interactions, histories
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
-from twotower.evaluation.slices import FEWEST_USERS, Slice, slices
+from twotower.evaluation.slices import FEWEST_USERS, Slice, columns_left_out, slices
 from twotower.evaluation.verdict import beats_all, by_slices, outcome, verdict
 
 USERS, ITEMS = 200, 20
@@ -153,6 +153,56 @@ class TestSlices:
         counts = np.bincount(seen.items, minlength=ITEMS + 1)
         assert counts[np.unique(head.held.items)].min() >= counts[tail.held.items].max()
         assert len(head.held.items) + len(tail.held.items) == len(held.items)
+
+    def test_items_that_nobody_met_are_new_and_not_of_the_tail(self) -> None:
+        dataset, held, seen = world()
+        is_old = seen.items > 6
+        owners = np.repeat(np.arange(USERS + 1), seen.lengths())[is_old]
+        older = histories(
+            log(list(zip(owners, seen.items[is_old], strict=True))), num_users=USERS
+        )
+        parts = {part.name: part for part in slices(dataset, held, older)}
+        assert set(parts["new items"].held.items.tolist()) == set(range(1, 7))
+        assert not set(parts["items of the tail"].held.items.tolist()) & set(range(1, 7))
+
+    def test_times_are_cut_at_the_end_of_a_day(self) -> None:
+        _, held, seen = world()
+        hours = np.datetime64("2024-05-01T00:00:00") + np.arange(USERS).astype("timedelta64[h]")
+        tables = {
+            "users": {"user_id": list(range(1, USERS + 1)), "joined": hours},
+            "items": {"item_id": list(range(1, ITEMS + 1))},
+            "interactions": {"user_id": [1], "item_id": [1]},
+        }
+        parts = {part.name: part for part in slices(read(tables), held, seen)}
+        # The middle is four hours into the fifth day.
+        early, late = (
+            parts["users with joined up to 2024-05-05"],
+            parts["users with joined after 2024-05-05"],
+        )
+        assert early.held.user_rows.tolist() == list(range(1, 121))
+        assert late.held.user_rows.tolist() == list(range(121, USERS + 1))
+
+    def test_columns_that_are_too_many_are_counted(self) -> None:
+        _, held, seen = world()
+        ids = list(range(1, USERS + 1))
+        # Texts have no slices and take no column's place.
+        texts = {
+            f"text{n}": [f"some words about user {u} of {n}" for u in ids] for n in range(3)
+        }
+        numbers = {f"number{n}": [u + n / 8 for u in ids] for n in range(1, 15)}
+        tables = {
+            "users": {"user_id": ids, **texts, **numbers},
+            "items": {
+                "item_id": list(range(1, ITEMS + 1)),
+                "price": [n / 8 for n in range(ITEMS)],
+            },
+            "interactions": {"user_id": [1], "item_id": [1]},
+        }
+        dataset = read(tables)
+        names = " ".join(part.name for part in slices(dataset, held, seen))
+        assert [n for n in range(1, 15) if f"number{n} " in names] == list(range(1, 13))
+        assert columns_left_out(dataset) == {"users": 2}
+        assert columns_left_out(shop()) == {}
 
     def test_a_slice_of_a_few_users_is_left_out(self) -> None:
         assert all(part.is_in.sum() >= FEWEST_USERS for part in sliced().values())

@@ -97,6 +97,16 @@ class TestItSaysWhatWasMeasured:
         figure = json.loads(labelled.by_id("figures").text)["reliability"]
         assert figure["data"][1]["y"] == [each["share"] for each in metrics["reliability"]]
 
+    def test_why_there_is_no_calibration_where_it_is_of_likes_alone(
+        self, labelled: Page
+    ) -> None:
+        assert "no calibration" in read(page_of(trained)).by_id("chances").text
+        assert "no calibration" not in labelled.by_id("chances").text
+
+    def test_what_it_cost_and_how_baselines_were_tuned(self, labelled: Page) -> None:
+        said = " ".join(" ".join(p.text.split()) for p in labelled.all("p"))
+        assert re.search(r"Trained in [\d.,]+ s; [\w-]+ took", said)
+
     def test_curves_with_the_best_epoch_marked(self) -> None:
         figures = json.loads(read(page_of(trained)).by_id("figures").text)
         best = trained().metrics["best_epoch"]

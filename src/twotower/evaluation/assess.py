@@ -25,6 +25,7 @@ from twotower.evaluation.examples import examples
 from twotower.evaluation.opponents import opponents
 from twotower.evaluation.popularity import popularity
 from twotower.evaluation.rankers import Ranker
+from twotower.evaluation.slices import columns_left_out
 from twotower.evaluation.verdict import by_slices, verdict
 from twotower.retrieval.blend import Blend
 from twotower.retrieval.recommender import Recommender
@@ -119,24 +120,23 @@ def assess(
             report["ranking"][group] = _summaries(fair, mask, config)
     report["verdict"] = verdict(report["ranking"], ks[0])
     if report["verdict"] is not None:
-        warm = np.flatnonzero(held.is_warm)
-        report["slices"] = by_slices(
-            lists["towers"][warm],
-            lists[report["verdict"]["best_baseline"]][warm],
-            held.only(warm),
-            dataset,
-            seen,
-            k=ks[0],
-            seed=config.training.seed,
-            num_resamples=config.evaluation.bootstrap,
-        )
+        report["slices"] = _slices(report["ranking"], lists, held, dataset, seen, config)
+        report["columns_left_out"] = columns_left_out(dataset)
     report["warnings"] += alarms(
         losses=recommender.history.get("train_loss", []),
         guessing=_guessing(config.training, parts),
+        ranked=recommender.history.get("val_ndcg", []),
+        in_closed_form=config.training.loss == "softmax" and recommender.model.has_item_ids,
+        beats_popularity=beside is None and _beats_popularity(report),
         items=recommender.item_vectors[1:, :-1],
         lists=lists["towers"][:, :_K],
         ndcg=our_mean,
         best_baseline=max(means.values(), default=None),
+        is_at_bound=_learns_a_temperature(config) and recommender.model.is_scale_at_its_bound,
+        baselines={
+            name: report["baselines"][name]
+            for name in (report["verdict"] or {"against": {}})["against"]
+        },
         dataset=dataset,
         parts=parts,
     )
@@ -165,6 +165,46 @@ def _guessing(training: TrainingConfig, parts: Split) -> float:
     if loss == "bce" and from_labels and 0 < liked < 1:
         return float(-liked * np.log(liked) - (1 - liked) * np.log(1 - liked))
     return float(np.log(2)) if loss == "bpr" else float("nan")
+
+
+def _beats_popularity(report: dict[str, Any]) -> bool:
+    against = (report["verdict"] or {}).get("against", {})
+    return bool(against.get("popularity") == "win")
+
+
+def _slices(
+    ranking: dict[str, Any],
+    lists: dict[str, np.ndarray],
+    held: ev.HeldOut,
+    dataset: Dataset,
+    seen: Histories,
+    config: Config,
+) -> list[dict[str, Any]]:
+    """The slices of warm users and those of cold ones, each beside their best baseline."""
+    k, found = config.evaluation.k[0], []
+    for group, summary in ranking.items():
+        of_group = verdict({group: summary}, k)
+        if of_group is None:
+            continue
+        users = np.flatnonzero(held.is_warm == (group == "warm"))
+        against = of_group["best_baseline"]
+        parts = by_slices(
+            lists["towers"][users],
+            lists[against][users],
+            held.only(users),
+            dataset,
+            seen,
+            k=k,
+            seed=config.training.seed,
+            num_resamples=config.evaluation.bootstrap,
+        )
+        found += [{**part, "group": group, "against": against} for part in parts]
+    return found
+
+
+def _learns_a_temperature(config: Config) -> bool:
+    """Whether training moved it: softmax does not, nor has it one between free lengths."""
+    return config.model.normalize and config.training.loss != "softmax"
 
 
 def _scores(ranker: Ranker, held: ev.HeldOut, part: slice) -> Tensor:

@@ -14,7 +14,7 @@ from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
 from twotower.evaluation.rankers import IN_WORDS, Ranker
-from twotower.evaluation.tuning import EASE_MOST_ITEMS, best, searches, tune
+from twotower.evaluation.tuning import EASE_MOST_ITEMS, best, is_over, searches, tune
 from twotower.watch import Watch
 
 
@@ -69,6 +69,8 @@ def opponents(
             settings = best(trials).settings
             tuning = {
                 "trials": len(trials),
+                "budget_seconds": config.evaluation.baseline_seconds,
+                "tried_all": is_over(search, trials),
                 "tuning_seconds": time.perf_counter() - started,
             }
         yield search.fit(known, **sizes, **settings), tuning

@@ -25,7 +25,8 @@ FEWEST_USERS = 50
 # Of a column the values that most have.
 _VALUES = 3
 _MOST_COLUMNS = 12
-_SLICED = {"boolean", "categorical", "list", "numeric"}
+_SECONDS_A_DAY = 86_400
+_SLICED = {"boolean", "categorical", "list", "numeric", "timestamp"}
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Slice:
 
 
 def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
-    """Histories short and long, items of the head and the tail, and by each column's values.
+    """Histories short and long, items popular or new or neither, and by each column's values.
 
     Args:
-        held: what is to be found, of users with a history.
+        held: what is to be found; of users without a history there are no slices by its length.
     """
     lengths = seen.lengths()[held.user_rows]
     middle = int(np.median(lengths)) if len(lengths) else 0
@@ -62,7 +63,12 @@ def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
             yield Slice(name, is_in, held.only(np.flatnonzero(is_in)))
     counts = counts_of(seen.items, len(dataset.items) + 1)
     is_head = popularity_groups(counts) == GROUPS.index("head")
-    kinds = {"popular items": is_head, "items of the tail": ~is_head}
+    is_new = counts == 0
+    kinds = {
+        "popular items": is_head,
+        "items of the tail": ~is_head & ~is_new,
+        "new items": is_new,
+    }
     for name, mask in _by_columns(dataset.items):
         kinds[f"items with {name}"] = mask
     for name, is_in in kinds.items():
@@ -72,20 +78,37 @@ def slices(dataset: Dataset, held: HeldOut, seen: Histories) -> Iterator[Slice]:
             yield Slice(name, users, _only_items(held, part).only(np.flatnonzero(users)))
 
 
+def columns_left_out(dataset: Dataset) -> dict[str, int]:
+    """Of which tables so many columns have no slices, since there are too many."""
+    sides = {"users": dataset.users, "items": dataset.items}
+    counts = {name: len(_sliced(side)) - _MOST_COLUMNS for name, side in sides.items()}
+    return {name: count for name, count in counts.items() if count > 0}
+
+
 def _only_items(held: HeldOut, part: Bool[np.ndarray, " P"]) -> HeldOut:
     return replace(held, items=held.items[part], owners=held.owners[part])
 
 
 def _by_columns(entities: Entities) -> Iterator[tuple[str, Bool[np.ndarray, " R"]]]:
     """Of each column the commonest values, or the lower and the upper half of its numbers."""
-    for column, values in list(entities.values.items())[:_MOST_COLUMNS]:
-        if values.ndim > 1 or entities.columns[column].kind not in _SLICED:
-            continue
-        for name, is_in in _values(values):
+    for column in _sliced(entities)[:_MOST_COLUMNS]:
+        is_time = entities.columns[column].kind == "timestamp"
+        for name, is_in in _values(entities.values[column], is_time=is_time):
             yield f"{column} {name}", np.concatenate([[False], is_in])
 
 
-def _values(values: np.ndarray) -> Iterator[tuple[str, Bool[np.ndarray, " R"]]]:
+def _sliced(entities: Entities) -> list[str]:
+    """The columns that have slices, as far as they are not too many."""
+    return [
+        column
+        for column, values in entities.values.items()
+        if values.ndim == 1 and entities.columns[column].kind in _SLICED
+    ]
+
+
+def _values(
+    values: np.ndarray, *, is_time: bool
+) -> Iterator[tuple[str, Bool[np.ndarray, " R"]]]:
     if values.dtype == object:
         lists = [each if isinstance(each, list) else [each] for each in values.tolist()]
         counts = Counter(value for each in lists for value in each if value is not None)
@@ -93,7 +116,13 @@ def _values(values: np.ndarray) -> Iterator[tuple[str, Bool[np.ndarray, " R"]]]:
             yield str(value), np.array([value in each for each in lists], bool)
         return
     there = values[~np.isnan(values)]
-    if np.isin(there, (0.0, 1.0)).all():
+    if is_time and len(there):
+        # Days, which people read, and each of them whole.
+        last = np.floor(np.median(there) / _SECONDS_A_DAY)
+        day = np.datetime64(int(last), "D")
+        yield f"up to {day}", values < (last + 1) * _SECONDS_A_DAY
+        yield f"after {day}", values >= (last + 1) * _SECONDS_A_DAY
+    elif np.isin(there, (0.0, 1.0)).all():
         yield "yes", values == 1
         yield "no", values == 0
     elif len(there):

@@ -167,6 +167,11 @@ def _next_settings(search: Search, trials: Sequence[Trial]) -> Settings | None:
     return next((settings for settings in near if settings not in tried), None)
 
 
+def is_over(search: Search, trials: Sequence[Trial]) -> bool:
+    """Whether nothing near the best of these trials is left to try."""
+    return _next_settings(search, trials) is None
+
+
 def best(trials: Sequence[Trial]) -> Trial:
     """The trial with the highest score; the earlier one of two equals."""
     return max(trials, key=lambda trial: trial.score)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from twotower.evaluation.rankers import IN_WORDS
-from twotower.evaluation.verdict import Outcome, outcome
+from twotower.evaluation.verdict import Outcome, beats_all, outcome
 
 # A comparison over fewer users than this is not worth a sentence.
 FEWEST_USERS = 20
@@ -42,6 +42,75 @@ def costs(measured: Mapping[str, Any]) -> dict[str, float]:
     if "train_seconds" in measured:
         seconds["towers"] = measured["train_seconds"]
     return seconds
+
+
+def headline(measured: Mapping[str, Any]) -> tuple[str, Outcome | None]:
+    """What it all comes to, in a few words, and how it went."""
+    found = measured.get("verdict")
+    if found is None:
+        if measured.get("ranking") or measured.get("test_auc") is not None:
+            return "Measured, but beside no baseline.", None
+        return "Nothing was held out to be found, so nothing was measured.", None
+    if num_users(measured, found["group"]) < FEWEST_USERS:
+        return "Too few test users to say who is better.", None
+    best = found["best_baseline"]
+    verb: Outcome = found["against"][best]
+    said = f"{VERBS[verb]} {NAMES[best]}, the best baseline"
+    if beats_all(measured):
+        said = "beat every baseline"
+    # By a hair another may be behind the best and yet clearly before the towers.
+    others = [NAMES[name] for name, how in found["against"].items() if how == "loss"]
+    if others and verb != "loss":
+        said, verb = f"{said}, and lose to {' and '.join(others)}", "loss"
+    return f"The towers {said}{_of_cold(measured)}.", verb
+
+
+def _of_cold(measured: Mapping[str, Any]) -> str:
+    """To whom they lose for users that training never met, where others decide."""
+    cold = measured["ranking"].get("cold")
+    is_told = cold and measured["verdict"]["group"] != "cold"
+    if not is_told or num_users(measured, "cold") < FEWEST_USERS:
+        return ""
+    metric = main_metrics(cold)[0]
+    lost = [
+        NAMES[name]
+        for name in best_first(cold, metric)
+        if outcome(cold["difference"][name][metric]) == "loss"
+    ]
+    return f"; for cold users they lose to {' and '.join(lost)}" if lost else ""
+
+
+def price(measured: Mapping[str, Any]) -> Iterator[str]:
+    """What the towers cost beside the best baseline, as one sentence."""
+    seconds = costs(measured)
+    best = (measured.get("verdict") or {}).get("best_baseline")
+    if "towers" in seconds and best in seconds:
+        theirs, ours = _seconds(seconds[best]), _seconds(seconds["towers"])
+        with_tuning = "trials" in measured["baselines"][best]
+        included = ", tuning included," if with_tuning else ""
+        yield f"Trained in {ours}; {NAMES[best]}{included} took {theirs}."
+
+
+def _seconds(count: float) -> str:
+    return (
+        "under 0.1 s" if count < 0.1 else f"{count:,.1f} s" if count < 10 else f"{count:,.0f} s"
+    )
+
+
+def tuned(measured: Mapping[str, Any]) -> Iterator[str]:
+    """With how many settings each baseline was tried, and in what time, as one sentence."""
+    every = {n: each for n, each in measured.get("baselines", {}).items() if "trials" in each}
+    if not every:
+        return
+    # A run of before this was written down does not say.
+    seconds = {each["budget_seconds"] for each in every.values() if "budget_seconds" in each}
+    within = f", {max(seconds):g} s at most each" if seconds else ""
+    tried = ", ".join(
+        f"{NAMES[name]} {each['trials']}"
+        + ("" if each.get("tried_all", True) else " (time was over)")
+        for name, each in every.items()
+    )
+    yield f"Baselines were tuned on validation{within}; settings tried: {tried}."
 
 
 def against_each(summary: Mapping[str, Any]) -> dict[Outcome, list[str]]:
@@ -87,19 +156,37 @@ def of_blend(measured: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def slices_of(measured: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The slices of each group of users, the one where the towers gain most first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for part in sorted(
+        measured.get("slices", []), key=lambda each: -each["difference"]["mean"]
+    ):
+        # Runs of before had one group, and one baseline beside it.
+        group = part.get("group", measured["verdict"]["group"])
+        against = part.get("against", measured["verdict"]["best_baseline"])
+        found.setdefault(group, []).append({**part, "against": against})
+    return dict(sorted(found.items(), reverse=True))
+
+
 def for_whom(measured: Mapping[str, Any]) -> Iterator[str]:
     """The slices where the towers and the best baseline differ most, if not by chance."""
-    parts = measured.get("slices", [])
-    if not parts:
-        return
-    name = NAMES[measured["verdict"]["best_baseline"]]
-    for word, wanted in (("better", "win"), ("worse", "loss")):
-        told = [part for part in parts if outcome(part["difference"]) == wanted]
-        told.sort(key=lambda part: -abs(part["difference"]["mean"]))
-        if told:
-            each = [
-                f"{part['slice']} ({part['towers']:.3f} for {part['baseline']:.3f})"
-                for part in told[:_MOST_SLICES]
-            ]
-            more = f" and {len(told) - len(each)} more" if len(told) > len(each) else ""
-            yield f"Of {len(parts)} slices, {word} than {name} for: {'; '.join(each)}{more}."
+    for group, parts in slices_of(measured).items():
+        name = NAMES[parts[0]["against"]]
+        of_whom = " of cold users" if group == "cold" else ""
+        for word, wanted in (("better", "win"), ("worse", "loss")):
+            told = [part for part in parts if outcome(part["difference"]) == wanted]
+            told.sort(key=lambda part: -abs(part["difference"]["mean"]))
+            if told:
+                each = [
+                    f"{part['slice']} ({part['towers']:.3f} for {part['baseline']:.3f})"
+                    for part in told[:_MOST_SLICES]
+                ]
+                more = f" and {len(told) - len(each)} more" if len(told) > len(each) else ""
+                yield (
+                    f"Of {len(parts)} slices{of_whom}, {word} than {name} for: "
+                    f"{'; '.join(each)}{more}."
+                )
+    if left_out := measured.get("columns_left_out"):
+        counts = " and ".join(f"{count} of {table}" for table, count in left_out.items())
+        yield f"Slices are by each table's first columns; left out are {counts}."

@@ -27,7 +27,8 @@ from twotower.model.tower import Tower, lengths_of, unit
 from twotower.model.transformer import TransformerHistory
 from twotower.model.words import Side, Words
 
-_LARGEST_LOG_SCALE = math.log(100.0)
+_LARGEST_SCALE = 100.0
+_LARGEST_LOG_SCALE = math.log(_LARGEST_SCALE)
 
 
 class TwoTower(nn.Module):
@@ -272,6 +273,11 @@ class TwoTower(nn.Module):
             return scores
         bias: Tensor = self.item_bias(item_ids)
         return scores + bias.squeeze(1)
+
+    @property
+    def is_scale_at_its_bound(self) -> bool:
+        """Whether the scale is the largest there is, or within 1 % of it."""
+        return float(self._scale().detach()) >= 0.99 * _LARGEST_SCALE
 
     def _scale(self) -> Float[Tensor, ""]:
         return self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()

@@ -19,7 +19,18 @@ from typing import Any
 
 from twotower.data.writing import whole_file
 from twotower.errors import RequestError
-from twotower.evaluation.words import FEWEST_USERS, for_whom, main_metrics, num_users, of_blend
+from twotower.evaluation.words import (
+    FEWEST_USERS,
+    NAMES,
+    for_whom,
+    headline,
+    main_metrics,
+    num_users,
+    of_blend,
+    price,
+    slices_of,
+    tuned,
+)
 from twotower.report import tables
 from twotower.report.atlas import atlas
 from twotower.retrieval.recommender import Recommender
@@ -112,7 +123,7 @@ def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
     """What the template shows, by name."""
     ranking = measured.get("ranking", {})
     chances = measured.get("reliability", [])
-    told, how = tables.headline(measured)
+    told, how = headline(measured)
     return {
         "title": tables.title(measured),
         "headline": told,
@@ -132,11 +143,20 @@ def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
             }
             for name, summary in ranking.items()
         ],
+        "price": list(price(measured)),
+        "tuned": list(tuned(measured)),
         "of_blend": list(of_blend(measured)),
         "for_whom": list(for_whom(measured)),
-        "slices": tables.slices(measured),
-        "best_baseline": tables.best_baseline(measured),
+        "slices": [
+            {
+                "name": group,
+                "against": NAMES[parts[0]["against"]],
+                "table": tables.slices(parts, measured["verdict"]["metric"]),
+            }
+            for group, parts in slices_of(measured).items()
+        ],
         "labels": tables.labels(measured),
+        "is_of_likes_alone": measured.get("test_auc") is None and bool(ranking),
         "reliability": tables.reliability(chances) if chances else None,
         "popularity": tables.popularity(measured) if "beyond_accuracy" in measured else None,
         "group_items": measured.get("popularity", {}).get("items"),
@@ -165,9 +185,8 @@ def _figures(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
     for group, summary in measured.get("ranking", {}).items():
         if num_users(measured, group) >= FEWEST_USERS:
             found[f"scores-{group}"] = figures.scores(summary)
-    parts = tables.sorted_slices(measured)
-    if parts:
-        found["slices"] = figures.slices(parts)
+    for group, parts in slices_of(measured).items():
+        found[f"slices-{group}"] = figures.slices(parts)
     if measured.get("reliability"):
         found["reliability"] = figures.reliability(measured["reliability"])
     shares = measured.get("popularity", {}).get("shares")

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from twotower.evaluation.popularity import GROUPS
-from twotower.evaluation.verdict import Outcome, beats_all, outcome
+from twotower.evaluation.verdict import Outcome, outcome
 from twotower.evaluation.words import (
-    FEWEST_USERS,
     NAMES,
     VERBS,
     against_each,
@@ -49,22 +48,6 @@ BARS: Mapping[str, str] = {"seen": "data: met before", "held_out": "data: held o
 # What the page's style puts before a row's name.
 _MARKS = "▲ the towers are better, ● a tie, ▼ they are worse."
 _LABELS = {"AUC": "auc", "log-loss": "log_loss", "accuracy": "accuracy"}
-
-
-def headline(measured: Mapping[str, Any]) -> tuple[str, Outcome | None]:
-    """What it all comes to, in a few words, and how it went."""
-    found = measured.get("verdict")
-    if found is None:
-        if measured.get("ranking") or measured.get("test_auc") is not None:
-            return "Measured, but beside no baseline.", None
-        return "Nothing was held out to be found, so nothing was measured.", None
-    if num_users(measured, found["group"]) < FEWEST_USERS:
-        return "Too few test users to say who is better.", None
-    if beats_all(measured):
-        return "The towers beat every baseline.", "win"
-    best = found["best_baseline"]
-    verb: Outcome = found["against"][best]
-    return f"The towers {VERBS[verb]} {NAMES[best]}, the best baseline.", verb
 
 
 def key_figures(measured: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -109,7 +92,7 @@ def ranking(measured: Mapping[str, Any], group: str) -> Table:
         ]
         rows.append(Row(NAMES[who], cells, outcome(difference) if difference else None))
     return Table(
-        f"Mean over users, 95 % interval; baselines were tuned on validation. {_MARKS}",
+        f"Mean over users, 95 % interval. {_MARKS}",
         [*metrics, f"towers less these, {metrics[0]}", "seconds"],
         rows,
     )
@@ -125,11 +108,8 @@ def every_metric(summary: Mapping[str, Any]) -> Table:
     )
 
 
-def slices(measured: Mapping[str, Any]) -> Table | None:
-    """Each slice, the one where the towers gain most first."""
-    parts = sorted_slices(measured)
-    if not parts:
-        return None
+def slices(parts: Sequence[Mapping[str, Any]], metric: str) -> Table:
+    """Slices of one group of users."""
     rows = []
     for part in parts:
         scores = [f"{part['users']:,}", f"{part['towers']:.4f}", f"{part['baseline']:.4f}"]
@@ -137,21 +117,10 @@ def slices(measured: Mapping[str, Any]) -> Table | None:
         cells: list[Cell] = [*scores, _pair(difference, sign="+")]
         rows.append(Row(part["slice"], cells, outcome(difference)))
     return Table(
-        f"{measured['verdict']['metric']} of each slice's users. {_MARKS}",
-        ["users", NAMES["towers"], best_baseline(measured), "difference"],
+        f"{metric} of each slice's users. {_MARKS}",
+        ["users", NAMES["towers"], NAMES[parts[0]["against"]], "difference"],
         rows,
     )
-
-
-def best_baseline(measured: Mapping[str, Any]) -> str:
-    """Its name in words, nothing where there is none."""
-    found = measured.get("verdict")
-    return NAMES[found["best_baseline"]] if found else ""
-
-
-def sorted_slices(measured: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The slices, the one where the towers gain most first."""
-    return sorted(measured.get("slices", []), key=lambda part: -part["difference"]["mean"])
 
 
 def labels(measured: Mapping[str, Any]) -> Table | None:

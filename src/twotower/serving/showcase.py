@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twotower.evaluation.words import headline
 from twotower.report import tables
 from twotower.report.atlas import atlas
 from twotower.retrieval.people import history_of, look_up
@@ -60,7 +61,7 @@ class Showcase:
         """Columns, verdict and health, by the names of ``AboutAnswer``."""
         served, shelves = self._open()
         recommender, measured = served.recommender, served.recommender.metrics
-        told, how = tables.headline(measured)
+        told, how = headline(measured)
         found = measured.get("verdict")
         against = tables.against(measured["ranking"][found["group"]]) if found else []
         features = recommender.user_encoders.by_column

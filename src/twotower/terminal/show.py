@@ -20,9 +20,12 @@ from twotower.evaluation.words import (
     best_first,
     costs,
     for_whom,
+    headline,
     main_metrics,
     num_users,
     of_blend,
+    price,
+    tuned,
 )
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
@@ -42,7 +45,10 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
         title = f"test, {count:,} {group} users"
         console.print(_ranking_table(title, summary, costs(measured)))
         console.print(_against_each(summary), highlight=False)
-    for line in (*of_blend(measured), *for_whom(measured)):
+    if measured.get("verdict"):
+        said = " ".join([f"[bold]{escape(headline(measured)[0])}[/]", *price(measured)])
+        console.print(said, highlight=False)
+    for line in (*tuned(measured), *of_blend(measured), *for_whom(measured)):
         console.print(escape(line), highlight=False)
     for warning in measured.get("warnings", []):
         said = f"[yellow]warning[/] {escape(warning)}"
@@ -88,7 +94,7 @@ def _ranking_table(
     table = Table(
         title=title,
         title_justify="left",
-        caption="mean, 95 % interval over users; baselines tuned on validation",
+        caption="mean, 95 % interval over users",
     )
     table.add_column("")
     for name in [*names, f"towers less these, {names[0]}", "seconds"]:
