@@ -87,6 +87,12 @@ def of_blend(measured: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def of_left_out(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Which baselines the verdict knows nothing of, and why."""
+    for name, why in measured.get("left_out", {}).items():
+        yield f"Left out: {NAMES[name]}; {why}."
+
+
 def for_whom(measured: Mapping[str, Any]) -> Iterator[str]:
     """The slices where the towers and the best baseline differ most, if not by chance."""
     parts = measured.get("slices", [])

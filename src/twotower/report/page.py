@@ -19,7 +19,14 @@ from typing import Any
 
 from twotower.data.writing import whole_file
 from twotower.errors import RequestError
-from twotower.evaluation.words import FEWEST_USERS, for_whom, main_metrics, num_users, of_blend
+from twotower.evaluation.words import (
+    FEWEST_USERS,
+    for_whom,
+    main_metrics,
+    num_users,
+    of_blend,
+    of_left_out,
+)
 from twotower.report import tables
 from twotower.report.atlas import atlas
 from twotower.retrieval.recommender import Recommender
@@ -132,7 +139,7 @@ def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
             }
             for name, summary in ranking.items()
         ],
-        "of_blend": list(of_blend(measured)),
+        "beside": [*of_left_out(measured), *of_blend(measured)],
         "for_whom": list(for_whom(measured)),
         "slices": tables.slices(measured),
         "best_baseline": tables.best_baseline(measured),

@@ -23,6 +23,7 @@ from twotower.evaluation.words import (
     main_metrics,
     num_users,
     of_blend,
+    of_left_out,
 )
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
@@ -42,7 +43,7 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
         title = f"test, {count:,} {group} users"
         console.print(_ranking_table(title, summary, costs(measured)))
         console.print(_against_each(summary), highlight=False)
-    for line in (*of_blend(measured), *for_whom(measured)):
+    for line in (*of_left_out(measured), *of_blend(measured), *for_whom(measured)):
         console.print(escape(line), highlight=False)
     for warning in measured.get("warnings", []):
         said = f"[yellow]warning[/] {escape(warning)}"
