@@ -340,11 +340,14 @@ class EvaluationConfig(Section):
     )
     baselines: tuple[Baseline, ...] = Field(
         ("popularity", "recent_popularity", "item_knn", "ease", "ials"),
-        description="what is measured beside the towers, where the data allows it: "
+        description="what is measured beside the towers, where data and memory allow it: "
         "recent_popularity needs times, ease at most 20,000 items",
     )
     baseline_seconds: float = Field(
-        30.0, gt=0, description="time for tuning each of them on validation, in seconds"
+        30.0,
+        gt=0,
+        description="time for tuning each of them on validation, in seconds; a trial that has "
+        "begun is finished; ease is tuned only where two fit; the last fit comes on top",
     )
     bootstrap: Annotated[int, Field(ge=10, le=100_000)] = Field(
         1000, description="resamples behind an interval"

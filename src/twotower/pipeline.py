@@ -26,6 +26,7 @@ from twotower.data.interactions import histories
 from twotower.data.splits import Split, split
 from twotower.data.tables import Dataset, read
 from twotower.errors import DataError, RequestError
+from twotower.evaluation import room
 from twotower.evaluation.assess import assess, best_possible
 from twotower.evaluation.blending import described
 from twotower.evaluation.elsewhere import acquaintance, read_like
@@ -188,6 +189,7 @@ def _fit(
     """
     dataset, parts = planned.dataset, planned.parts
     began = time.perf_counter()
+    without = room.left_out_of(planned.contenders[0], dataset, parts, watch)
     if resume and work is not None:
         began -= seconds_kept(work)
     measure = validation(parts, planned.contenders[0])
@@ -213,7 +215,7 @@ def _fit(
     seconds = time.perf_counter() - began
     recommender = assemble(dataset, parts, config, learned, searched.history or {}, blend)
     metrics = {
-        **assess(recommender, dataset, parts, config, watch),
+        **assess(recommender, dataset, parts, config, watch, without=without),
         "best_possible": best_possible(dataset),
         "best_epoch": searched.best_epoch,
         "start": searched.start,

@@ -3,16 +3,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from twotower.data.interactions import Interactions
-from twotower.evaluation import tuning
+from twotower.evaluation import baselines
 from twotower.evaluation.baselines import MICROSECONDS_A_DAY
 from twotower.evaluation.rankers import Factors, Ranker
-from twotower.evaluation.tuning import Search, Trial, best, is_over, searches, tune
+from twotower.evaluation.room import EASE_MOST_ITEMS
+from twotower.evaluation.tuning import (
+    Search,
+    Trial,
+    best,
+    is_over,
+    searches,
+    settings_of,
+    tune,
+)
 
 SIZE = 8
 SIZES = {"num_users": SIZE + 1, "num_items": SIZE + 1}
@@ -124,4 +134,39 @@ def test_recent_popularity_is_not_tuned_without_times() -> None:
     assert set(searches(met(), seed=0)) - set(searches(met().without_times(), seed=0)) == {
         "recent_popularity"
     }
-    assert tuning.EASE_MOST_ITEMS == 20_000  # as docs/settings.md says
+    assert EASE_MOST_ITEMS == 20_000  # as docs/settings.md says
+
+
+def test_nothing_is_tried_where_two_fits_are_foretold_to_take_too_long() -> None:
+    slow = replace(search(), foretell=lambda num_items: 2.0 * num_items)
+    trials = [
+        tune(slow, met(), lambda _: 0.5, budget_seconds=budget, clock=lambda: 0.0, **SIZES)
+        for budget in (4.0 * (SIZE + 1), 4.0 * (SIZE + 1) - 1)
+    ]
+    assert (bool(trials[0]), trials[1]) == (True, [])
+    assert settings_of(slow, trials[1]) == slow.first[0]
+
+
+def test_settings_that_do_not_fit_are_passed_over() -> None:
+    trials = tune(
+        search(),
+        met(),
+        lambda ranker: float(ranker.settings["a"]),
+        budget_seconds=math.inf,
+        fits=lambda settings: settings["a"] <= 32,  # type: ignore[operator]
+        **SIZES,
+    )
+    assert best(trials).settings["a"] == 32
+
+
+def test_trials_of_ease_share_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, made = searches(met(), seed=0)["ease"], []
+    whole = baselines.met_together
+
+    def counted(*args: Any, **sizes: int) -> np.ndarray:
+        made.append(1)
+        return whole(*args, **sizes)
+
+    monkeypatch.setattr(baselines, "met_together", counted)
+    trials = tune(found, met(), lambda _: 0.5, budget_seconds=math.inf, **SIZES)
+    assert (len(made), len(trials) > 2) == (1, True)

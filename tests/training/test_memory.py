@@ -165,6 +165,43 @@ def test_an_id_column_of_100_m_distinct_values_is_refused_before_it_is_read() ->
         require_room_to_read("shop", parts, DataConfig(memory_gib=8))
 
 
+def read_ids(users: int, memory_gib: float, *, is_text: bool) -> str:
+    """What is said of so many users; "" where they fit."""
+    parts = bytes_to_read(
+        num_interactions=10_000_000,
+        num_ids={"users": users},
+        num_cells=0,
+        has_text_ids=is_text,
+    )
+    config = DataConfig(memory_gib=memory_gib)
+    try:
+        require_room_to_read("shop", parts, config, num_ids=users, has_text_ids=is_text)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_of_too_many_ids_it_says_how_many_would_fit(is_text: bool) -> None:
+    found = re.search(r"about ([\d,]+) ids would fit", read_ids(10**9, 8, is_text=is_text))
+    assert found
+    fit = int(found[1].replace(",", ""))
+    assert not read_ids(fit, 8, is_text=is_text)
+    assert read_ids(fit * 11 // 10, 8, is_text=is_text)
+
+
+def test_of_ids_that_are_texts_it_says_what_numbers_would_take() -> None:
+    message = read_ids(100_000_000, 8, is_text=True)
+    assert message.endswith("whole numbers take 2.2 GiB in place of 8.0 GiB, which fits")
+    assert not read_ids(100_000_000, 8, is_text=False)
+    assert read_ids(100_000_000, 2, is_text=True).endswith("in place of 8.0 GiB")
+    assert "whole numbers" not in read_ids(10**9, 8, is_text=False)
+
+
+def test_nothing_is_said_of_ids_where_interactions_are_too_many() -> None:
+    assert "ids would fit" not in read_ids(1000, 0.1, is_text=True)
+
+
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_a_limit_of_the_shell_is_what_there_is(limit: str) -> None:
     code = (

@@ -57,7 +57,7 @@ def bytes_to_read(
         num_ids: how many users and items there are.
         num_cells: values of all their features together.
     """
-    each_id = 16 + (_TEXT_ID if has_text_ids else 8)
+    each_id = _bytes_an_id(has_text_ids)
     ids = {f"for the ids of {count:,} {who}": count * each_id for who, count in num_ids.items()}
     parts = {
         f"for {num_interactions:,} interactions": num_interactions * (_JOINED + _SORTED),
@@ -67,8 +67,22 @@ def bytes_to_read(
     return {what: float(part) for what, part in parts.items()}
 
 
-def require_room_to_read(where: str, parts: Mapping[str, float], config: DataConfig) -> None:
+def _bytes_an_id(is_text: bool) -> int:
+    return 16 + (_TEXT_ID if is_text else 8)
+
+
+def require_room_to_read(
+    where: str,
+    parts: Mapping[str, float],
+    config: DataConfig,
+    *,
+    num_ids: int = 0,
+    has_text_ids: bool = False,
+) -> None:
     """Says that tables are too large before they are read.
+
+    Args:
+        num_ids: how many there are in all, for what would fit where they are most of it.
 
     Raises:
         DataError: they are.
@@ -79,8 +93,26 @@ def require_room_to_read(where: str, parts: Mapping[str, float], config: DataCon
             f"{where}: reading it takes about {in_words(needed)} of memory "
             f"({largest_first(parts)}), and {in_words(float(there))} are free; leave out old "
             "interactions and whoever met next to nothing, name fewer columns, or use a "
-            "machine with more"
+            f"machine with more{_about_ids(needed, float(there), num_ids, has_text_ids)}"
         )
+
+
+def _about_ids(needed: float, there: float, num_ids: int, is_text: bool) -> str:
+    """What would fit, where ids are much of what is needed."""
+    taken, as_numbers = (float(num_ids * _bytes_an_id(each)) for each in (is_text, False))
+    beside = needed - taken
+    if taken < needed / 4 or beside > there:
+        return ""
+    fit = int(there - beside) // _bytes_an_id(is_text)
+    about = fit - fit % 10 ** max(len(str(fit)) - 2, 0)
+    said = f"; about {about:,} ids would fit"
+    if is_text:
+        enough = ", which fits" if beside + as_numbers <= there else ""
+        said += (
+            f", and ids that are whole numbers take {in_words(as_numbers)} in place of "
+            f"{in_words(taken)}{enough}"
+        )
+    return said
 
 
 def _free() -> int:

@@ -238,7 +238,9 @@ def _require_room(
         num_cells=num_cells,
         has_text_ids=has_texts,
     )
-    require_room_to_read(source, parts, config)
+    require_room_to_read(
+        source, parts, config, num_ids=sum(num_ids.values()), has_text_ids=has_texts
+    )
 
 
 def _number_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from twotower.evaluation.examples import examples
 from twotower.evaluation.opponents import opponents
 from twotower.evaluation.popularity import popularity
 from twotower.evaluation.rankers import Ranker
+from twotower.evaluation.room import left_out_of
 from twotower.evaluation.slices import columns_left_out
 from twotower.evaluation.verdict import by_slices, verdict
 from twotower.retrieval.blend import Blend
@@ -36,13 +37,22 @@ Beside = Callable[[np.ndarray], Tensor]
 
 
 def assess(
-    recommender: Recommender, dataset: Dataset, parts: Split, config: Config, watch: Watch
+    recommender: Recommender,
+    dataset: Dataset,
+    parts: Split,
+    config: Config,
+    watch: Watch,
+    *,
+    without: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Rankings and labels of the test part, ours and the baselines', with intervals.
 
     The rows are those of ``dataset``. An item that the recommender does not know is judged by
     its features; a user, by features and by what the parts before test say is liked. A user is
     warm whom the recommender has seen something of, and those parts too.
+
+    Args:
+        without: baselines that were left out before, and why; others may not fit by now.
     """
     report: dict[str, Any] = {
         "test_loss": None,
@@ -95,9 +105,14 @@ def assess(
             ),
             "alone": lists["towers"],
         }
+    without = without or {}
+    by_now = left_out_of(config, dataset, parts, watch, without=without)
+    report["left_out"] = {**without, **by_now}
     report["baselines"] = {}
     only_warm = set()
-    for opponent, tuning in opponents(dataset, parts, config, is_candidate, watch):
+    for opponent, tuning in opponents(
+        dataset, parts, config, is_candidate, watch, without=report["left_out"]
+    ):
         lists[opponent.name] = lists_by(partial(_scores, opponent, held))
         report["baselines"][opponent.name] = {
             **opponent.settings,

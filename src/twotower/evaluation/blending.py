@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,8 @@ from twotower.config import Config
 from twotower.data.interactions import Interactions
 from twotower.evaluation.evaluate import HeldOut
 from twotower.evaluation.rankers import IN_WORDS, ItemToItem, Ranker, Settings
-from twotower.evaluation.tuning import EASE_MOST_ITEMS, Search, best, searches, tune
+from twotower.evaluation.room import BESIDE, Size, left_out, what_fits
+from twotower.evaluation.tuning import searches, settings_of, tune
 from twotower.evaluation.validation import Scores, Validation
 from twotower.retrieval.blend import Blend
 from twotower.training.learn import Learned
@@ -24,12 +24,6 @@ from twotower.watch import Watch
 _MOST_ITEMS = 50_000
 # How loud: as a multiple of what makes both vary alike over a user's items.
 _LOUDNESS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-_KINDS = {
-    "none": (),
-    "ease": ("ease",),
-    "item_knn": ("item_knn",),
-    "auto": ("ease", "item_knn"),
-}
 
 
 @dataclass(frozen=True)
@@ -53,15 +47,13 @@ class Chosen:
         self, known: Interactions, config: Config, num_users: int, num_items: int
     ) -> Blend:
         """The same, of more interactions."""
-        sizes = {"num_users": num_users + 1, "num_items": num_items + 1}
         search = searches(known, seed=config.training.seed)[self.kind]
-        return _fitted(search, known, self.settings, sizes).times(self.weight)
+        sizes = {"num_users": num_users + 1, "num_items": num_items + 1}
+        ranker = search.fit(known.positives(), **sizes, **self.settings)
+        return _weights_of(ranker).times(self.weight)
 
 
-def _fitted(
-    search: Search, met: Interactions, settings: Settings, sizes: Mapping[str, int]
-) -> Blend:
-    ranker = search.fit(met.positives(), **sizes, **settings)
+def _weights_of(ranker: Ranker) -> Blend:
     assert isinstance(ranker, ItemToItem)
     return Blend.of_weights(ranker.weights)
 
@@ -82,7 +74,7 @@ def choose_blend(
 
     Clearly: by more than the standard error of the gain over users.
     """
-    kinds, num_items = _KINDS[config.model.blend], len(learned.items) - 1
+    kinds, num_items = BESIDE[config.model.blend], len(learned.items) - 1
     if not kinds or not len(measure.held):
         return None
     if num_items > _MOST_ITEMS:
@@ -94,9 +86,11 @@ def choose_blend(
     towers = measure.scores_of(learned)
     alone = measure.each_ndcg(learned, towers)
     found = []
+    size = Size(len(learned.users) - 1, num_items, len(train))
+    too_large = left_out(kinds, size, config)
     for kind in kinds:
-        if kind == "ease" and num_items > EASE_MOST_ITEMS:
-            watch.note(f"model.blend: EASE is for up to {EASE_MOST_ITEMS:,} items; left out")
+        if kind in too_large:
+            watch.note(f"model.blend: {IN_WORDS[kind]} is left out: {too_large[kind]}")
             continue
         watch.stage(f"{IN_WORDS[kind]} beside the towers")
         found.append(_loudest(learned, train, measure, config, kind, towers, alone))
@@ -116,12 +110,18 @@ def _loudest(
     """The best that one kind can do, if that is clearly better than nothing."""
     num_users, num_items = len(learned.users), len(learned.items)
     search = searches(train, seed=config.training.seed)[kind]
+    # Of the best until now, which need not be fitted once more.
+    best, blend = -1.0, None
 
     def score(ranker: Ranker) -> float:
+        nonlocal best, blend
         each = measure.each_ndcg(learned, lambda part: ranker.scores(held.user_rows[part]))
+        if each.mean() > best:
+            best, blend = float(each.mean()), _weights_of(ranker)
         return float(each.mean())
 
     held: HeldOut = measure.held
+    sizes = {"num_users": num_users, "num_items": num_items}
     budget = config.evaluation.baseline_seconds
     trials = tune(
         search,
@@ -130,10 +130,12 @@ def _loudest(
         num_users=num_users,
         num_items=num_items,
         budget_seconds=budget,
+        fits=what_fits(kind, Size(num_users - 1, num_items - 1, len(train)), config),
     )
-    settings = best(trials).settings
-    sizes = {"num_users": num_users, "num_items": num_items}
-    blend, liked = _fitted(search, train, settings, sizes), measure.histories(learned)
+    settings = settings_of(search, trials)
+    if blend is None:
+        blend = _weights_of(search.fit(train.positives(), **sizes, **settings))
+    liked = measure.histories(learned)
     some = slice(0, min(len(held), 256))
     beside = blend.scores(liked, held.user_rows[some], num_items - 1)
     spread = float(towers(some).std(1).mean()) / max(float(beside.std(1).mean()), 1e-12)

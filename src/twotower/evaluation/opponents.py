@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -13,18 +13,28 @@ from twotower.data.interactions import histories
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
-from twotower.evaluation.rankers import IN_WORDS, Ranker
-from twotower.evaluation.tuning import EASE_MOST_ITEMS, best, is_over, searches, tune
+from twotower.evaluation.rankers import IN_WORDS, Ranker, Settings
+from twotower.evaluation.room import Size, what_fits
+from twotower.evaluation.tuning import is_over, searches, settings_of, tune
 from twotower.watch import Watch
 
 
 def opponents(
-    dataset: Dataset, parts: Split, config: Config, is_candidate: Tensor, watch: Watch
+    dataset: Dataset,
+    parts: Split,
+    config: Config,
+    is_candidate: Tensor,
+    watch: Watch,
+    *,
+    without: Collection[str] = (),
 ) -> Iterator[tuple[Ranker, dict[str, Any]]]:
     """The baselines that the config names, one at a time, and how they were tuned.
 
-    Left out are those that the data has nothing for: recent popularity without times, EASE with
-    too many items for a matrix of all pairs, and what wants tuning without a validation part.
+    Left out are those that the data has nothing for: recent popularity without times, and what
+    wants tuning without a validation part.
+
+    Args:
+        without: further ones to leave out, such as those that do not fit.
     """
     sizes = {"num_users": len(dataset.users) + 1, "num_items": len(dataset.items) + 1}
     train = parts.train.positives()
@@ -41,16 +51,13 @@ def opponents(
         )
         return float(values.mean())
 
+    budget = config.evaluation.baseline_seconds
     every = searches(train, seed=config.training.seed)
     for name in config.evaluation.baselines:
         search = every.get(name)
-        if search is None or (name == "recent_popularity" and known.times is None):
+        if name in without or search is None:
             continue
-        if name == "ease" and len(dataset.items) > EASE_MOST_ITEMS:
-            watch.note(
-                f"EASE is left out: it needs a matrix of all pairs of {len(dataset.items):,} "
-                f"items; up to {EASE_MOST_ITEMS:,} it is measured"
-            )
+        if name == "recent_popularity" and known.times is None:
             continue
         settings, tuning = search.first[0], {}
         if search.steps:
@@ -62,15 +69,26 @@ def opponents(
                 search,
                 train,
                 score,
-                budget_seconds=config.evaluation.baseline_seconds,
+                budget_seconds=budget,
+                fits=what_fits(name, Size.of(dataset, parts), config),
                 num_users=sizes["num_users"],
                 num_items=sizes["num_items"],
             )
-            settings = best(trials).settings
+            settings = settings_of(search, trials)
+            if not trials:
+                watch.note(
+                    f"{IN_WORDS[name]} is not tuned: fitting it twice takes more than the "
+                    f"{budget:g} s of evaluation.baseline_seconds; allow it more to try others "
+                    f"than {_in_words(settings)}"
+                )
             tuning = {
                 "trials": len(trials),
-                "budget_seconds": config.evaluation.baseline_seconds,
+                "budget_seconds": budget,
                 "tried_all": is_over(search, trials),
                 "tuning_seconds": time.perf_counter() - started,
             }
         yield search.fit(known, **sizes, **settings), tuning
+
+
+def _in_words(settings: Settings) -> str:
+    return " and ".join(f"{name} {value:g}" for name, value in settings.items())

@@ -19,9 +19,9 @@ from twotower.evaluation import baselines
 from twotower.evaluation.baselines import MICROSECONDS_A_DAY
 from twotower.evaluation.rankers import Ranker, Settings
 
-# EASE holds three matrices of all pairs of items: 4.8 GB at so many, and two minutes.
-EASE_MOST_ITEMS = 20_000
 MOST_FACTORS = 512.0
+# EASE of so many items takes about a second; it is timed to foretell one that is larger.
+_EASE_TIMED = 2000
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,17 @@ class Search:
         steps: of each number that is tuned the factors it is multiplied by, in the order in
             which they are tried.
         limits: of each such number the least and the most.
+        share: what fits on the same interactions have in common, as further keywords of
+            ``fit``.
+        foretell: about how many seconds a fit takes with so many items.
     """
 
     fit: Callable[..., Ranker]
     first: Sequence[Settings]
     steps: Sequence[tuple[str, float]] = ()
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    share: Callable[..., Mapping[str, Any]] = lambda *_, **__: {}
+    foretell: Callable[[int], float] = lambda _: 0.0
 
     def near(self, settings: Settings) -> Iterator[Settings]:
         """The settings one step away."""
@@ -75,6 +80,8 @@ def searches(train: Interactions, *, seed: int) -> dict[str, Search]:
             baselines.ease,
             [{"ridge": 200.0}, {"ridge": 50.0}, {"ridge": 800.0}],
             [("ridge", 2.0), ("ridge", 0.5)],
+            share=lambda *met, **sizes: {"together": baselines.met_together(*met, **sizes)},
+            foretell=_seconds_of_ease,
         ),
         "ials": Search(
             ials,
@@ -104,6 +111,16 @@ def searches(train: Interactions, *, seed: int) -> dict[str, Search]:
     return found
 
 
+def _seconds_of_ease(num_items: int) -> float:
+    """As the cube of the items, from a small one on this machine as busy as it is."""
+    if num_items < 2 * _EASE_TIMED:
+        return 0.0
+    row = np.zeros(1, np.int32)
+    one = Interactions(row, row, np.ones(1, np.float32))
+    fitted = baselines.ease(one, num_users=1, num_items=_EASE_TIMED, ridge=1.0)
+    return fitted.seconds * (num_items / _EASE_TIMED) ** 3
+
+
 @dataclass(frozen=True)
 class Trial:
     """One setting tried, what it scored on validation, and fit plus scoring time."""
@@ -121,36 +138,42 @@ def tune(
     num_users: int,
     num_items: int,
     budget_seconds: float,
+    fits: Callable[[Settings], bool] = lambda _: True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Trial]:
-    """All that was tried within the budget, in order; ``best`` picks the settings to use.
+    """All that was tried within the budget, in order; ``settings_of`` picks those to use.
 
     Fits on train and asks ``score`` how well it ranks the *validation* part, which is neither
     in train nor in test: one tuned on test would be no fair opponent. The caller then fits once
     more, with the best settings, on train and validation together.
 
     A trial is not begun when one as long as the longest so far would not fit any more, and not
-    cut short when it has begun; the first is always made.
+    cut short when it has begun; the first is always made. But nothing is tried where two fits
+    are foretold to take longer than that: one alone leaves nothing to choose from.
 
     Args:
         score: what the report ranks by, on validation; higher is better.
         num_users, num_items: rows, row 0 included.
         budget_seconds: for fits and scores together.
+        fits: whether there is room for some settings; others near the best are passed over.
         clock: tells the time, in seconds.
 
     Raises:
         ValueError: a score that is not a finite number.
     """
     trials: list[Trial] = []
+    if 2 * search.foretell(num_items) > budget_seconds:
+        return trials
     start = clock()
+    sizes = {"num_users": num_users, "num_items": num_items}
+    shared = search.share(train, **sizes)
     longest = 0.0
     while not trials or clock() - start + longest <= budget_seconds:
-        settings = _next_settings(search, trials)
+        settings = _next_settings(search, trials, fits)
         if settings is None:
             break
         trial_start = clock()
-        fitted = search.fit(train, num_users=num_users, num_items=num_items, **settings)
-        result = score(fitted)
+        result = score(search.fit(train, **sizes, **settings, **shared))
         if not math.isfinite(result):
             raise ValueError(f"the score of {settings} is {result}")
         trials.append(Trial(settings, result, clock() - trial_start))
@@ -158,13 +181,17 @@ def tune(
     return trials
 
 
-def _next_settings(search: Search, trials: Sequence[Trial]) -> Settings | None:
+def _next_settings(
+    search: Search,
+    trials: Sequence[Trial],
+    fits: Callable[[Settings], bool] = lambda _: True,
+) -> Settings | None:
     """What to try after these trials; None when nothing near the best is untried."""
     if len(trials) < len(search.first):
         return search.first[len(trials)]
     tried = [trial.settings for trial in trials]
     near = search.near(best(trials).settings)
-    return next((settings for settings in near if settings not in tried), None)
+    return next((each for each in near if each not in tried and fits(each)), None)
 
 
 def is_over(search: Search, trials: Sequence[Trial]) -> bool:
@@ -175,3 +202,8 @@ def is_over(search: Search, trials: Sequence[Trial]) -> bool:
 def best(trials: Sequence[Trial]) -> Trial:
     """The trial with the highest score; the earlier one of two equals."""
     return max(trials, key=lambda trial: trial.score)
+
+
+def settings_of(search: Search, trials: Sequence[Trial]) -> Settings:
+    """Those of the best trial; where nothing was tried, the first that would have been."""
+    return best(trials).settings if trials else search.first[0]

@@ -169,6 +169,12 @@ def slices_of(measured: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]
     return dict(sorted(found.items(), reverse=True))
 
 
+def of_left_out(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Which baselines the verdict knows nothing of, and why."""
+    for name, why in measured.get("left_out", {}).items():
+        yield f"Left out: {NAMES[name]}; {why}."
+
+
 def for_whom(measured: Mapping[str, Any]) -> Iterator[str]:
     """The slices where the towers and the best baseline differ most, if not by chance."""
     for group, parts in slices_of(measured).items():

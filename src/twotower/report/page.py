@@ -27,6 +27,7 @@ from twotower.evaluation.words import (
     main_metrics,
     num_users,
     of_blend,
+    of_left_out,
     price,
     slices_of,
     tuned,
@@ -144,8 +145,7 @@ def _content(recommender: Recommender, measured: Mapping[str, Any]) -> dict[str,
             for name, summary in ranking.items()
         ],
         "price": list(price(measured)),
-        "tuned": list(tuned(measured)),
-        "of_blend": list(of_blend(measured)),
+        "beside": [*of_left_out(measured), *tuned(measured), *of_blend(measured)],
         "for_whom": list(for_whom(measured)),
         "slices": [
             {

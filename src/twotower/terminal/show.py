@@ -24,6 +24,7 @@ from twotower.evaluation.words import (
     main_metrics,
     num_users,
     of_blend,
+    of_left_out,
     price,
     tuned,
 )
@@ -48,7 +49,12 @@ def metrics(console: Console, measured: Mapping[str, Any]) -> None:
     if measured.get("verdict"):
         said = " ".join([f"[bold]{escape(headline(measured)[0])}[/]", *price(measured)])
         console.print(said, highlight=False)
-    for line in (*tuned(measured), *of_blend(measured), *for_whom(measured)):
+    for line in (
+        *of_left_out(measured),
+        *tuned(measured),
+        *of_blend(measured),
+        *for_whom(measured),
+    ):
         console.print(escape(line), highlight=False)
     for warning in measured.get("warnings", []):
         said = f"[yellow]warning[/] {escape(warning)}"
