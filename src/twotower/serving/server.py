@@ -48,6 +48,7 @@ class _Plan:
     runs_folder: Path
     limits: Limits
     watched: Path | None
+    adopts: bool
     crew: str
 
 
@@ -62,6 +63,7 @@ def serve(
     limits: Limits | None = None,
     workers: int = 1,
     watched: Path | None = None,
+    adopts: bool = False,
     on_open: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Answer until SIGTERM or SIGINT; what is being answered then is answered.
@@ -71,12 +73,13 @@ def serve(
         runs_folder: where runs lie that may be loaded later; default: where the run lies.
         workers: processes that answer; they share the port, the database and mapped files.
         watched: a file that names the run to answer by, or a folder whose newest run that is.
+        adopts: whether the state was told about the run's data, whatever it says of itself.
         on_open: called with the address when the port is open.
 
     Raises:
         RequestError: listening beyond loopback without keys, or on a port that is taken.
         RunError: the run can not be read.
-        StateError: the database can not be used.
+        StateError: the database can not be used, or is of other data.
     """
     if not keys and not _is_loopback(host):
         raise RequestError(
@@ -92,7 +95,7 @@ def serve(
         runs_folder = watched if watched.is_dir() else runs_folder
     log_as_json()
     plan = _Plan(
-        run, state, keys, runs_folder, limits or Limits(), watched, secrets.token_hex(8)
+        run, state, keys, runs_folder, limits or Limits(), watched, adopts, secrets.token_hex(8)
     )
     listening = _listen(host, port)
     try:
@@ -132,7 +135,7 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
 
     def start() -> None:
         try:
-            service.start(plan.run)
+            service.start(plan.run, adopts=plan.adopts)
         except Exception as error:
             # Raised again below; a thread's end is noticed by nobody.
             failures.append(error)

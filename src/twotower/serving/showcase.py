@@ -19,7 +19,8 @@ from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Id, Person
 from twotower.serving.metrics import Metrics
 from twotower.serving.schemas import MOST_ITEMS, Card, Figure, Opponents
-from twotower.serving.service import Served, Service, json_value
+from twotower.serving.served import Served, json_value
+from twotower.serving.service import Service
 from twotower.serving.shelf import Shelf, items_of, users_of
 
 _log = logging.getLogger("twotower.serving")

@@ -1,0 +1,107 @@
+"""A run as it answers: loaded, brought up to what changed since, and warm."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twotower import runs
+from twotower.errors import DataError, RunError, TwoTowerError
+from twotower.retrieval.answer import answer
+from twotower.retrieval.approximate import ApproximateIndex
+from twotower.retrieval.changes import ItemRecords
+from twotower.retrieval.recommender import Recommender
+from twotower.retrieval.wish import Person, Wish
+
+_log = logging.getLogger("twotower.serving")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A run that answers.
+
+    Attributes:
+        base: as the run has it.
+        recommender: with the items as they were changed since.
+        name, version: of the run.
+        written_at: seconds since 1970.
+    """
+
+    base: Recommender
+    recommender: Recommender
+    name: str
+    version: str
+    written_at: float
+
+
+def with_changes(
+    recommender: Recommender, changes: Mapping[str, Mapping[str, Any] | None]
+) -> Recommender:
+    """With items put and removed; what does not fit the run is left out."""
+    removed = [item for item, features in changes.items() if features is None]
+    put = {item: features for item, features in changes.items() if features is not None}
+    try:
+        if put:
+            recommender = recommender.add_items(ItemRecords(list(put), list(put.values())))
+    except DataError:
+        recommender = _one_by_one(recommender, put)
+    return recommender.remove_items(removed) if removed else recommender
+
+
+def _one_by_one(recommender: Recommender, put: Mapping[str, Mapping[str, Any]]) -> Recommender:
+    left_out = 0
+    for item, features in put.items():
+        try:
+            recommender = recommender.add_items(ItemRecords([item], [features]))
+        except DataError:
+            left_out += 1
+    _log.warning("item changes do not fit the run", extra={"fields": {"left_out": left_out}})
+    return recommender
+
+
+def load(run: Path) -> Served:
+    """A run as it was written.
+
+    Raises:
+        RunError: it can not be read.
+    """
+    version = runs.version(run) if (run / runs.MANIFEST).is_file() else ""
+    recommender = replace(runs.load(run), approximate=_index_of(run))
+    written_at = (run / runs.MANIFEST).stat().st_mtime
+    if runs.version(run) != version:
+        raise RunError(f"{run}: was changed while it was read; load it again")
+    return Served(recommender, recommender, run.resolve().name, version, written_at)
+
+
+def _index_of(run: Path) -> ApproximateIndex | None:
+    """The run's index; where it can not be used the exact search does as well, if slower."""
+    try:
+        return runs.read_index(run)
+    except TwoTowerError as error:
+        _log.warning("searching exactly", extra={"fields": {"why": str(error)}})
+        return None
+
+
+def warm(recommender: Recommender) -> None:
+    """Make now what the first requests would have to wait for."""
+    answer(recommender, [Person()], Wish(k=1))
+    assert recommender.catalogue is not None
+
+
+def json_value(value: Any, *, is_time: bool) -> Any:
+    """A plain value of a column in JSON's types; times in UTC."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [json_value(part, is_time=False) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if is_time and value is not None:
+        return f"{np.datetime64(int(value), 's')}Z"
+    return value
