@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import serving
+from servers import Server, serving, until
 
 from databases import Postgres
 from processes import warm
@@ -44,6 +46,35 @@ def place(shelf: Path, tmp_path: Path, one: Recommender) -> Path:
     shutil.copytree(shelf, tmp_path / "runs")
     runs.save(of_other_pairs(one), tmp_path / "runs" / "other")
     return tmp_path / "runs"
+
+
+def test_the_newest_run_of_a_watched_folder_is_not_the_last_by_name_nor_of_other_data(
+    place: Path, one: Recommender, two: Recommender
+) -> None:
+    runs.save(one, place / "zzz-first")
+    runs.save(two, place / "20261201-120000-later")
+    with serving(place / "zzz-first", f"--watch {place}") as server:
+        until(lambda: answers(server) == "20261201-120000-later", server.process)
+        runs.save(of_other_pairs(one), place / "foreign")
+        until(lambda: "not loaded" in server.log.read_text(), server.process)
+        assert "foreign is of data/other" in server.log.read_text()
+        assert answers(server) == "20261201-120000-later"
+        runs.save(one, place / "another")
+        until(lambda: answers(server) == "another", server.process)
+        assert server.log.read_text().count("not loaded") == 1
+
+
+def test_a_model_is_as_old_as_the_run_says_however_late_it_was_copied(place: Path) -> None:
+    os.utime(place / "one" / runs.MANIFEST, (1e9, 1e9))
+    with serving(place / "one") as server:
+        text = server.ask("GET", "/metrics").body.decode()
+    [age] = re.findall(r"^twotower_model_age_seconds (\S+)$", text, re.M)
+    assert 0 < float(age) < 3600
+
+
+def answers(server: Server) -> str:
+    """The run that answers."""
+    return str(server.ask("GET", "/readyz").json["run"])
 
 
 class Contract:

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twotower.errors import RunError
 from twotower.retrieval.recommender import Recommender
 
 _PAIRS = 256
+
+
+class OtherDataError(RunError):
+    """A run is of other data than the state that is open."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,22 @@ def load(run: Path) -> Served:
     """
     version = runs.version(run) if (run / runs.MANIFEST).is_file() else ""
     recommender = replace(runs.load(run), approximate=_index_of(run))
-    written_at = (run / runs.MANIFEST).stat().st_mtime
     if runs.version(run) != version:
         raise RunError(f"{run}: was changed while it was read; load it again")
-    return Served(recommender, recommender, run.resolve().name, version, written_at)
+    return Served(recommender, recommender, run.resolve().name, version, written_at(run))
+
+
+def written_at(run: Path) -> float:
+    """When a run was written, in seconds since 1970; a copy of it is as old.
+
+    Raises:
+        RunError: no run there, or one that was changed.
+    """
+    said = runs.read_manifest(run).get("written_at")
+    if said is None:
+        # Of an earlier version, which did not say.
+        return (run / runs.MANIFEST).stat().st_mtime
+    return datetime.fromisoformat(said).timestamp()
 
 
 def _index_of(run: Path) -> ApproximateIndex | None:

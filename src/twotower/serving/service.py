@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower import runs
-from twotower.errors import RunError, ServiceError, StateError, TwoTowerError
+from twotower.errors import ServiceError, StateError, TwoTowerError
 from twotower.retrieval.answer import Tally, answer, score_pairs
 from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.recommendations import Recommendations
@@ -24,7 +24,7 @@ from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Answer, Id, Person, Scored, Wish
 from twotower.retrieval.words import timestamps
 from twotower.serving.metrics import Metrics
-from twotower.serving.origin import Origin
+from twotower.serving.origin import Origin, OtherDataError
 from twotower.serving.sample import Sample
 from twotower.serving.served import Served, json_value, load, warm, with_changes
 from twotower.serving.state import ITEM, Event, News, State
