@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from twotower import pipeline, runs
-from twotower.errors import DataError, RequestError
+from twotower.errors import DataError, GivenUpError, RequestError
 from twotower.retrieval.answer import answer
 from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.people import encoded, look_up
@@ -405,3 +405,11 @@ class TestChanges:
             smaller.score([(100, first)])
         back = smaller.add_items(ItemRecords([first], [{"genre": "jazz", "year": 1990}]))
         assert first in items_of(back, SOME[0], k=48)
+
+
+@pytest.mark.parametrize("wish", [Wish(explain=True), Wish(diversity=0.5)])
+def test_an_answer_that_nobody_waits_for_ends_with_the_next_person(wish: Wish) -> None:
+    asked = iter([True, True])
+    with pytest.raises(GivenUpError):
+        answer(trained(), SOME, wish, is_wanted=lambda: next(asked, False))
+    assert next(asked, None) is None

@@ -62,7 +62,7 @@ def test_more_than_can_wait_are_told_to_come_back_and_the_rest_is_answered(run: 
 def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_graceful(
     run: Path,
 ) -> None:
-    everybody = [{"user": 100 + n % 120} for n in range(256)]
+    everybody = [{"user": 100 + n % 120} for n in range(250)]
     with serving(run, "--seconds 0.2 --threads 1") as server:
         late = server.post("/v1/recommend", {**HEAVY, "people": everybody, "diversity": 0.5})
         assert (late.status, late.headers["retry-after"]) == (503, "1")
@@ -75,6 +75,34 @@ def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_grac
         done = server.stop()
         assert done.code == 0
         assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/recommend", {"people": [{}] * 101, "k": 1000}, "101,000 items, and an answer"),
+        ("/v1/recommend", {"people": [{}] * 11, "k": 1000, "explain": True}, "at most 10,000"),
+        ("/v1/recommend", {"people": [{}] * 11, "k": 1000, "diversity": 0.1}, "fewer people"),
+        (
+            "/v1/recommend",
+            {"people": [{}] * 11, "k": 1000, "at_most": {"genre": 1}},
+            "11 lists",
+        ),
+        ("/v1/similar", {"items": [500] * 101, "k": 1000}, "ask for fewer items at once"),
+    ],
+)
+def test_more_than_an_answer_holds_is_refused_before_anything_is_computed(
+    server: Server, path: str, body: dict[str, Any], said: str
+) -> None:
+    reply = server.post(path, body)
+    assert (reply.status, said in reply.json["error"]) == (422, True), reply.body
+
+
+def test_as_much_as_an_answer_holds_is_answered(server: Server) -> None:
+    people = [{"user": 100 + n} for n in range(100)]
+    for body in ({"people": people, "k": 1000}, {"people": people, "k": 100, "explain": True}):
+        reply = server.post("/v1/recommend", body)
+        assert (reply.status, len(reply.json["answers"])) == (200, 100)
 
 
 HEAD = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\n"

@@ -37,6 +37,8 @@ class Limits:
         body_bytes: of a request.
         body_seconds: until the last byte of a request has come.
         seconds: until an answer is given up.
+        items: of an answer, over all its lists; more are refused with 422.
+        dear_items: likewise where each list is chosen or explained by itself.
         in_flight: requests computed or waiting to be; more are refused with 429.
         threads: that compute.
     """
@@ -44,6 +46,8 @@ class Limits:
     body_bytes: int = 2**20
     body_seconds: float = 10.0
     seconds: float = 10.0
+    items: int = 100_000
+    dear_items: int = 10_000
     in_flight: int = 256
     threads: int = 2
 

@@ -120,15 +120,26 @@ class Service:
         """What people did since training."""
         return self._recent
 
-    def recommend(self, people: Sequence[Person], wish: Wish) -> tuple[Served, list[Answer]]:
+    def recommend(
+        self,
+        people: Sequence[Person],
+        wish: Wish,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> tuple[Served, list[Answer]]:
         """What some people are recommended, and by which run.
 
+        Args:
+            is_wanted: whether somebody still waits; asked again and again between people.
+
         Raises:
+            GivenUpError: nobody does.
             RequestError: a column or feature that does not exist, or can not have a value.
         """
         served = self.served
         recommender, recent, tally = served.recommender, self._recent, Tally()
-        answers = answer(recommender, people, wish, recent=recent, tally=tally)
+        answers = answer(
+            recommender, people, wish, recent=recent, tally=tally, is_wanted=is_wanted
+        )
         self._sample.look(recommender, people, wish, recent, answers, tally)
         self.metrics.answered(people, answers, wish, tally)
         return served, answers
@@ -257,7 +268,7 @@ class Service:
         """A run of the runs folder, loaded and warm."""
         loaded = load(self._path_of(name))
         if foreign := self._claim(loaded):
-            raise RunError(f"the state that is open keeps what was told about {foreign}")
+            raise OtherDataError(f"the state that is open keeps what was told about {foreign}")
         warm(loaded.recommender)
         return loaded
 
