@@ -80,7 +80,9 @@ _GUARDED = (401, 403, 422, 429, 503)
 ItemId = Annotated[str, Path(min_length=1, max_length=256)]
 
 
-def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None = None) -> Any:
+def create_app(
+    service: Service, keys: Sequence[Key] = (), limits: Limits | None = None
+) -> Gate:
     """The application, to be given to a server.
 
     Args:
@@ -149,7 +151,12 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         response_class=Response,
         responses=_problems(401, 403),
     )
-    return Gate(Express(app, lanes, _refused), limits=limits, metrics=service.metrics)
+    return Gate(
+        Express(app, lanes, _refused),
+        limits=limits,
+        metrics=service.metrics,
+        closing=[app.state.desk.close, app.state.writes.close],
+    )
 
 
 async def recommend(request: Request, body: schemas.RecommendBody) -> Response:

@@ -66,10 +66,16 @@ class Desk:
         self._in_flight = 0
         self._busy_since: float | None = None
         self._most_large, self._large = max(threads - 1, 1), 0
-        self._was_large = False
+        self._was_large = self._is_closed = False
         for number in range(threads):
             name = f"desk {number}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end, each with what it is at; nothing is asked any more."""
+        with self._arrived:
+            self._is_closed = True
+            self._arrived.notify_all()
 
     async def ask(
         self, function: Callable[..., T], *arguments: Any, is_large: bool = False
@@ -169,6 +175,8 @@ class Desk:
     def _work(self) -> None:
         while True:
             asks = self._next()
+            if not asks:
+                return
             outcomes = _computed([ask for ask in asks if not ask.answer.cancelled()])
             with self._arrived:
                 if asks[0].is_large:
@@ -184,9 +192,11 @@ class Desk:
                 return
 
     def _next(self) -> list[_Ask]:
-        """The first that may begin, and all that go with it."""
+        """The first that may begin, and all that go with it; none when the desk is closed."""
         with self._arrived:
             while not (there := list(filter(self._may_begin, self._waiting))):
+                if self._is_closed:
+                    return []
                 self._arrived.wait(_SECONDS_ALONE)
             turn = (ask for ask in there if ask.is_large != self._was_large)
             first = next(turn, there[0])

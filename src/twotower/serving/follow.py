@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -57,18 +58,20 @@ def _age(run: Path) -> tuple[float, str]:
         return (run / runs.MANIFEST).stat().st_mtime, run.name
 
 
-def follow(service: Service, watched: Path | None, leader: int | None) -> None:
-    """For ever keep up with other processes, and with what a file or a folder asks for.
+def follow(
+    service: Service, watched: Path | None, leader: int | None, ending: threading.Event
+) -> None:
+    """Keep up with other processes, and with what a file or a folder asks for.
 
     A run that can not be read is refused, and not looked at again until another was asked for.
 
     Args:
         leader: the process that started this one and is to end it, if there is one.
+        ending: until it is set.
     """
     last, looked, is_behind = service.served.name, 0.0, False
     refused: set[str] = set()
-    while True:
-        time.sleep(SECONDS_BEHIND)
+    while not ending.wait(SECONDS_BEHIND):
         if leader is not None and os.getppid() != leader:
             # It was killed, and nobody else would end this one.
             os.kill(os.getpid(), signal.SIGTERM)
