@@ -156,6 +156,19 @@ class TestRecent:
         assert rows[1] not in known.history
         assert known.history[:-1].tolist() == recommender.liked.of(1).tolist()
 
+    def test_what_came_late_is_where_it_belongs_in_time(self) -> None:
+        recent = Recent()
+        for at, item, liked in (
+            *((3, "a", True), (5, "b", True), (1, "c", True), (5, "d", True), (4, "b", False)),
+            *((2, "a", True), (6, "c", False), (0, "c", True), (7, "a", False), (8, "a", True)),
+        ):
+            recent.add("u", item, liked=liked, at=at)
+        # The last meeting in time counts, whenever it came.
+        assert recent.liked_by("u") == ["b", "d", "a"]
+        assert recent.disliked_by("u") == ["c"]
+        recent.add("u", "e", liked=True, at=2)
+        assert recent.liked_by("u") == ["e", "b", "d", "a"]
+
     def test_a_history_that_the_run_has_already_counts_once(
         self, recommender: Recommender
     ) -> None:

@@ -327,7 +327,8 @@ class Service:
         """Events of all processes that are not in histories yet; how many these were."""
         count = 0
         for number, event in self._state.events(self._last_event):
-            self._recent.add(event.user_id, event.item_id, liked=event.liked)
+            at = event.happened_at
+            self._recent.add(event.user_id, event.item_id, liked=event.liked, at=at)
             self._last_event = number
             count += 1
         return count
