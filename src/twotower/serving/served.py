@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from twotower import runs
+from twotower.config import Kind
+from twotower.data.features import Encoders
 from twotower.errors import DataError, RunError, TwoTowerError
 from twotower.retrieval.answer import answer
 from twotower.retrieval.approximate import ApproximateIndex
@@ -107,14 +109,23 @@ def warm(recommender: Recommender) -> None:
     assert recommender.catalogue is not None
 
 
-def json_value(value: Any, *, is_time: bool) -> Any:
-    """A plain value of a column in JSON's types; times in UTC."""
+def json_values(
+    values: Mapping[str, np.ndarray], row: int, encoders: Encoders
+) -> dict[str, Any]:
+    """The plain values of one row from 1 in JSON's types: times in UTC, yes and no as such."""
+    kinds = {name: column.kind for name, (column, _) in encoders.by_column.items()}
+    return {name: _json(column[row - 1], kinds.get(name)) for name, column in values.items()}
+
+
+def _json(value: Any, kind: Kind | None) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list):
-        return [json_value(part, is_time=False) for part in value]
+        return [_json(part, None) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if is_time and value is not None:
+    if kind == "boolean" and value is not None:
+        return bool(value)
+    if kind == "timestamp" and value is not None:
         return f"{np.datetime64(int(value), 's')}Z"
     return value

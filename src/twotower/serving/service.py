@@ -22,11 +22,10 @@ from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Answer, Id, Person, Scored, Wish
-from twotower.retrieval.words import timestamps
 from twotower.serving.metrics import Metrics
 from twotower.serving.origin import Origin, OtherDataError
 from twotower.serving.sample import Sample
-from twotower.serving.served import Served, json_value, load, warm, with_changes
+from twotower.serving.served import Served, json_values, load, warm, with_changes
 from twotower.serving.state import ITEM, Event, News, State
 
 _log = logging.getLogger("twotower.serving")
@@ -175,11 +174,7 @@ class Service:
         row = int(recommender.item_rows([identity])[0])
         if row == 0:
             raise _no_item(identity)
-        times = timestamps(recommender.item_encoders)
-        values = {
-            name: json_value(values[row - 1], is_time=name in times)
-            for name, values in recommender.item_values.items()
-        }
+        values = json_values(recommender.item_values, row, recommender.item_encoders)
         return served, recommender.items.values[row - 1 : row].tolist()[0], values
 
     def put_items(self, items: Mapping[str, Mapping[str, Any]]) -> Served:
