@@ -84,7 +84,7 @@ class Postgres:
         import psycopg
 
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS events, item_changes, news")
+            connection.execute("DROP TABLE IF EXISTS events, item_changes, news, origin")
         return self.url
 
     @contextmanager

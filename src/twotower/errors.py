@@ -6,7 +6,8 @@
     ├── RunError             a run directory is missing, changed or from another version
     ├── RequestError         a question that can not be answered: unknown user, k too large
     ├── StateError           the database of a service can not be reached, or refuses
-    └── ServiceError         a service can not answer: too busy, not ready, no such key
+    ├── ServiceError         a service can not answer: too busy, not ready, no such key
+    └── GivenUpError         nobody waits any more for what was being computed
 
 Each message says what is wrong, where, what was found and what to do. A programmer's mistake
 is a ``ValueError`` or an ``assert``, not one of these.
@@ -50,6 +51,10 @@ class ServiceError(TwoTowerError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+
+class GivenUpError(TwoTowerError):
+    """Nobody waits any more for what was being computed."""
 
 
 def reason(error: BaseException) -> str:

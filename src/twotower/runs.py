@@ -9,7 +9,7 @@
       embeddings/*            ids (Parquet), vectors and what else each row has (safetensors)
       interactions.safetensors  what each user met and liked
       blend.safetensors       what items of histories add to the scores of others, if they do
-      manifest.json           format number, shapes, sha256 of every file and of itself
+      manifest.json           format number, when it was written, shapes, sha256 of all files
       report.html             all of it for people, if it was drawn
       trace.json.gz           the first steps of the training, if it was profiled
       index.json, index-*.faiss  an approximate index of the items, if it was built
@@ -27,6 +27,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def _write(
         path.chmod((place / "config.yaml").stat().st_mode)
     manifest = {
         "format": FORMAT,
+        "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "model": recommender.model.shapes(),
         "columns": {"users": recommender.users.column, "items": recommender.items.column},
         "files": {path.relative_to(place).as_posix(): _sha256(path) for path in files},

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from twotower import pipeline, runs
-from twotower.errors import DataError, RequestError
+from twotower.errors import DataError, GivenUpError, RequestError
 from twotower.retrieval.answer import answer
 from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.people import encoded, look_up
@@ -155,6 +155,19 @@ class TestRecent:
         assert known.history[-1] == rows[0]
         assert rows[1] not in known.history
         assert known.history[:-1].tolist() == recommender.liked.of(1).tolist()
+
+    def test_what_came_late_is_where_it_belongs_in_time(self) -> None:
+        recent = Recent()
+        for at, item, liked in (
+            *((3, "a", True), (5, "b", True), (1, "c", True), (5, "d", True), (4, "b", False)),
+            *((2, "a", True), (6, "c", False), (0, "c", True), (7, "a", False), (8, "a", True)),
+        ):
+            recent.add("u", item, liked=liked, at=at)
+        # The last meeting in time counts, whenever it came.
+        assert recent.liked_by("u") == ["b", "d", "a"]
+        assert recent.disliked_by("u") == ["c"]
+        recent.add("u", "e", liked=True, at=2)
+        assert recent.liked_by("u") == ["e", "b", "d", "a"]
 
     def test_a_history_that_the_run_has_already_counts_once(
         self, recommender: Recommender
@@ -405,3 +418,11 @@ class TestChanges:
             smaller.score([(100, first)])
         back = smaller.add_items(ItemRecords([first], [{"genre": "jazz", "year": 1990}]))
         assert first in items_of(back, SOME[0], k=48)
+
+
+@pytest.mark.parametrize("wish", [Wish(explain=True), Wish(diversity=0.5)])
+def test_an_answer_that_nobody_waits_for_ends_with_the_next_person(wish: Wish) -> None:
+    asked = iter([True, True])
+    with pytest.raises(GivenUpError):
+        answer(trained(), SOME, wish, is_wanted=lambda: next(asked, False))
+    assert next(asked, None) is None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from servers import Server
 
-from twotower.errors import RequestError, ServiceError
+from twotower.errors import GivenUpError, RequestError, ServiceError
 from twotower.serving.desk import Desk
 from twotower.serving.gate import Limits
 from twotower.serving.metrics import Metrics
@@ -24,7 +25,9 @@ class Doubling:
         self.calls: list[tuple[list[int], str]] = []
         self.may_go_on = threading.Event()
 
-    def __call__(self, parts: Sequence[int], rest: str) -> tuple[str, list[int]]:
+    def __call__(
+        self, parts: Sequence[int], rest: str, is_wanted: Callable[[], bool]
+    ) -> tuple[str, list[int]]:
         self.calls.append((list(parts), rest))
         if len(self.calls) == 1:
             assert self.may_go_on.wait(20)
@@ -148,6 +151,59 @@ def test_something_else_does_not_wait_behind_a_slow_call() -> None:
 
     function = Doubling()
     assert asyncio.run(ask_two()) == 7
+
+
+def test_what_is_large_takes_turns_with_what_is_not_and_goes_alone() -> None:
+    async def ask_all() -> None:
+        desk = Desk(Limits(), Metrics(), threads=1)
+        waiting = []
+        for number, is_large in ((1, False), (2, True), (3, True), (4, False), (5, False)):
+            ask = desk.ask_together(function, [number], "a", is_large=is_large)
+            waiting.append(asyncio.create_task(ask))
+            while not function.calls:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        function.may_go_on.set()
+        await asyncio.gather(*waiting)
+
+    function = Doubling()
+    asyncio.run(ask_all())
+    assert [parts for parts, _ in function.calls] == [[1], [2], [4, 5], [3]]
+
+
+def test_what_is_large_never_has_all_threads_and_ends_when_nobody_waits_any_more() -> None:
+    begun = []
+
+    def endless(
+        parts: Sequence[int], rest: str, is_wanted: Callable[[], bool]
+    ) -> tuple[str, list[int]]:
+        begun.append(parts[0])
+        deadline = time.monotonic() + 20
+        while is_wanted():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        raise GivenUpError("nobody waits")
+
+    async def ask_all() -> Any:
+        desk = Desk(Limits(seconds=0.5), Metrics(), threads=2)
+        large = [
+            asyncio.create_task(desk.ask_together(endless, [n], "a", is_large=True))
+            for n in range(3)
+        ]
+        while not begun:
+            await asyncio.sleep(0.001)
+        for _ in range(3):
+            assert await desk.ask_together(function, [7], "a") == ("a", [14])
+        assert begun == [0]
+        given_up = await asyncio.gather(*large, return_exceptions=True)
+        # Both threads are free again.
+        barrier = threading.Barrier(2)
+        await asyncio.gather(*(desk.ask(barrier.wait, 5) for _ in range(2)))
+        return given_up
+
+    function = Doubling()
+    function.may_go_on.set()
+    assert {each.status for each in asyncio.run(ask_all())} == {503}
 
 
 @pytest.mark.parametrize("wish", [{"k": 5}, {"k": 7, "where": {"year": {">=": 1960}}}])

@@ -11,7 +11,8 @@ import pytest
 
 from twotower.serving.app import create_app
 from twotower.serving.metrics import Metrics
-from twotower.serving.service import Served, Service
+from twotower.serving.served import Served
+from twotower.serving.service import Service
 
 
 class Broken(Service):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
+import resource
 import shutil
 import socket
 import stat
@@ -11,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from pydantic import ValidationError
-from servers import Reply, Server, serving
+from servers import Reply, Server, serving, until
 
 from processes import cold, warm
 from twotower.errors import RequestError
@@ -62,7 +65,7 @@ def test_more_than_can_wait_are_told_to_come_back_and_the_rest_is_answered(run: 
 def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_graceful(
     run: Path,
 ) -> None:
-    everybody = [{"user": 100 + n % 120} for n in range(256)]
+    everybody = [{"user": 100 + n % 120} for n in range(250)]
     with serving(run, "--seconds 0.2 --threads 1") as server:
         late = server.post("/v1/recommend", {**HEAVY, "people": everybody, "diversity": 0.5})
         assert (late.status, late.headers["retry-after"]) == (503, "1")
@@ -77,7 +80,126 @@ def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_grac
         assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/recommend", {"people": [{}] * 101, "k": 1000}, "101,000 items, and an answer"),
+        ("/v1/recommend", {"people": [{}] * 11, "k": 1000, "explain": True}, "at most 10,000"),
+        ("/v1/recommend", {"people": [{}] * 11, "k": 1000, "diversity": 0.1}, "fewer people"),
+        (
+            "/v1/recommend",
+            {"people": [{}] * 11, "k": 1000, "at_most": {"genre": 1}},
+            "11 lists",
+        ),
+        ("/v1/similar", {"items": [500] * 101, "k": 1000}, "ask for fewer items at once"),
+    ],
+)
+def test_more_than_an_answer_holds_is_refused_before_anything_is_computed(
+    server: Server, path: str, body: dict[str, Any], said: str
+) -> None:
+    reply = server.post(path, body)
+    assert (reply.status, said in reply.json["error"]) == (422, True), reply.body
+
+
+def test_as_much_as_an_answer_holds_is_answered(server: Server) -> None:
+    people = [{"user": 100 + n} for n in range(100)]
+    for body in ({"people": people, "k": 1000}, {"people": people, "k": 100, "explain": True}):
+        reply = server.post("/v1/recommend", body)
+        assert (reply.status, len(reply.json["answers"])) == (200, 100)
+
+
 HEAD = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\n"
+
+
+DEAR: dict[str, Any] = {
+    "people": [{"user": 100 + n % 120} for n in range(250)],
+    "k": 40,
+    "diversity": 0.5,
+    "explain": True,
+}
+
+
+def test_what_is_being_answered_at_the_end_is_answered(run: Path) -> None:
+    replies: list[Reply] = []
+    some = {**DEAR, "people": DEAR["people"][:50]}
+    with serving(run, "--seconds 14") as server:
+        asking = threading.Thread(
+            target=lambda: replies.append(server.post("/v1/recommend", some))
+        )
+        asking.start()
+        until(lambda: "twotower_in_flight 1.0" in metrics_of(server), server.process)
+        done = server.stop()
+        asking.join()
+    assert done.code == 0
+    [reply] = replies
+    assert reply.status == 200, reply.body
+    assert len(reply.json["answers"]) == 50
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_end_is_as_orderly_where_an_answer_was_given_up(run: Path, workers: int) -> None:
+    with serving(run, f"--seconds 0.2 --workers {workers}") as server:
+        asking = [
+            threading.Thread(target=server.post, args=("/v1/recommend", DEAR)) for _ in range(3)
+        ]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.3)
+        done = server.stop()
+        for thread in asking:
+            thread.join()
+    assert done.code == 0
+    assert "terminate called" not in done.err
+    assert "Traceback" not in done.err
+
+
+def metrics_of(server: Server) -> str:
+    return server.ask("GET", "/metrics").body.decode()
+
+
+def test_more_connections_than_there_may_be_are_told_to_come_back_and_health_is_not(
+    run: Path,
+) -> None:
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2500:
+        pytest.skip("so many connections can not be open here")
+    with serving(run, "--seconds 60") as server, ExitStack() as held:
+        for _ in range(1000):
+            held.enter_context(connected(server))
+        asked = time.monotonic()
+        while (refused := server.post("/v1/recommend", LIGHT)).status == 200:
+            assert time.monotonic() < asked + 20
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        assert refused.headers["content-type"] == "application/json"
+        assert "too many connections" in refused.json["error"]
+        assert server.ask("GET", "/livez").status == 200
+        figures = metrics_of(server)
+        assert figures_of(figures, "twotower_refused_total") >= 1
+        [line] = [
+            each
+            for each in server.lines()
+            if each.get("request_id") == refused.json["request_id"]
+        ]
+        assert line["status"] == 429
+        held.close()
+        while server.post("/v1/recommend", LIGHT).status != 200:
+            assert time.monotonic() < asked + 40
+
+
+def figures_of(text: str, name: str) -> float:
+    """One of the figures for Prometheus."""
+    [found] = [line.split()[-1] for line in text.splitlines() if line.startswith(f"{name} ")]
+    return float(found)
+
+
+def is_noted(server: Server, reply: bytes) -> bool:
+    """Whether a refusal has an id, by which the log knows it, and is counted."""
+    head, body = reply.decode().split("\r\n\r\n")
+    status, said = int(head.split()[1]), json.loads(body)
+    assert f"x-request-id: {said['request_id']}" in head.split("\r\n")
+    logged = [each for each in server.lines() if each.get("request_id") == said["request_id"]]
+    name = f'twotower_request_seconds_count{{route="other",status="{status}"}}'
+    figures = metrics_of(server)
+    return [each["status"] for each in logged] == [status] and figures_of(figures, name) == 1
 
 
 @pytest.mark.parametrize("asked_before", [False, True])
@@ -91,8 +213,10 @@ def test_a_head_that_does_not_come_is_given_up(run: Path, asked_before: bool) ->
         time.sleep(0.1)
         # One byte now and then is no progress.
         slow.sendall(b"x")
-        assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+        refused = slow.recv(4096)
+        assert refused.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert slow.recv(4096) == b""
+        assert is_noted(server, refused)
 
 
 def test_who_says_nothing_is_not_waited_for_and_told_nothing(run: Path) -> None:
@@ -105,7 +229,9 @@ def test_a_head_without_end_is_refused(run: Path) -> None:
         wordy.sendall(HEAD + b"X-Long: " + b"x" * 60_000)
         time.sleep(0.2)
         wordy.sendall(b"x" * 6_000)
-        assert wordy.recv(4096).startswith(b"HTTP/1.1 431 ")
+        refused = wordy.recv(4096)
+        assert refused.startswith(b"HTTP/1.1 431 ")
+        assert is_noted(server, refused)
 
 
 def test_who_does_not_read_the_answers_is_cut_off(run: Path) -> None:

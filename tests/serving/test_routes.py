@@ -7,18 +7,21 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from bad_requests import BAD, BODY, Bad
-from servers import Server
+from servers import Server, serving
 
+from twotower import pipeline, runs
 from twotower.errors import RequestError
 from twotower.retrieval.answer import answer
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Answer, Person, Wish
 from twotower.serving.client import Client, ClientEvent
+from worlds import checkerboard, settings
 
 WISHES = [
     Wish(k=5),
@@ -229,3 +232,33 @@ def test_a_body_that_does_not_come_is_not_waited_for(server: Server) -> None:
         slow.sendall(head.encode() + b"{")
         assert server.ask("GET", "/livez").body == b"ok"
     assert server.ask("GET", "/livez").body == b"ok"
+
+
+def test_a_history_is_in_the_order_of_times_and_not_in_that_of_arrival(server: Server) -> None:
+    for name, item, at in (("late", 505, "2026-03-01"), ("early", 506, "2020-03-01")):
+        event = {"id": f"timed-{name}", "user": "timed", "item": item, "at": f"{at}T00:00:00Z"}
+        assert server.post("/v1/events", {"events": [event]}).json["stored"] == 1
+    liked = server.ask("GET", "/v1/users/timed").json["liked"]
+    assert [card["id"] for card in liked] == [505, 506]
+
+
+def test_yes_and_no_come_back_as_they_were_told(tmp_path: Path) -> None:
+    world = checkerboard()
+    goods = world["items"]
+    goods["in_stock"] = [n % 3 > 0 for n in range(len(goods["item_id"]))]
+    config = settings(training={"epochs": 1})
+    place = tmp_path / "runs"
+    runs.save(pipeline.fit(world, config), place / "stocked")
+    with serving(place / "stocked") as server:
+
+        def stocked(item: int) -> Any:
+            return server.ask("GET", f"/v1/items/{item}").json["values"]["in_stock"]
+
+        assert [stocked(item) for item in (500, 501)] == [False, True]
+        for told in (True, False):
+            item = {"item": 9001, "features": {"in_stock": told}}
+            assert server.ask("PUT", "/v1/items", {"items": [item]}).status == 200
+            assert stocked(9001) is told
+        item = {"item": 9001, "features": {"genre": "folk"}}
+        assert server.ask("PUT", "/v1/items", {"items": [item]}).status == 200
+        assert stocked(9001) is None

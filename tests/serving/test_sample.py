@@ -120,8 +120,8 @@ def test_an_index_that_does_not_belong_to_the_run_is_left_aside_with_a_word(
 def test_without_faiss_a_service_searches_exactly(
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from twotower.serving.service import _load
+    from twotower.serving.served import load
 
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert _load(run).recommender.approximate is None
+    assert load(run).recommender.approximate is None
     assert "searching exactly" in caplog.text

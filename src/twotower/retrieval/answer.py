@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from twotower.errors import RequestError
+from twotower.errors import GivenUpError, RequestError
 from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.blend import Blend
 from twotower.retrieval.changes import Recent
@@ -53,6 +53,7 @@ def answer(
     recent: Recent | None = None,
     exact: bool = False,
     tally: Tally | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> list[Answer]:
     """What each of some people is recommended, and on what that rests.
 
@@ -66,8 +67,10 @@ def answer(
         recent: what people did since training.
         exact: leave the approximate index aside.
         tally: where to note how each person was searched for.
+        is_wanted: whether somebody still waits; asked again and again between people.
 
     Raises:
+        GivenUpError: nobody does.
         RequestError: a column or a feature that does not exist, or a value it can not have.
     """
     wish = wish or Wish()
@@ -75,7 +78,7 @@ def answer(
     if not known:
         return []
     search = _Search(recommender, known, wish, exact=exact)
-    lists = search.lists()
+    lists = search.lists(is_wanted)
     if tally is not None:
         tally.approximate |= search.tally.approximate - search.tally.fallbacks
         tally.fallbacks |= search.tally.fallbacks
@@ -86,6 +89,7 @@ def answer(
     for each, (rows, scores), dial in zip(known, lists, dials, strict=True):
         why: Sequence[Why | None] = [None] * len(rows)
         if wish.explain:
+            _require(is_wanted)
             why = explained(recommender, each, rows, scores, dial)
         own: Sequence[float | None] = list(islice(chances, len(rows)))
         if each.is_nobody:
@@ -111,6 +115,11 @@ def is_quick(recommender: Recommender, people: Sequence[Person], wish: Wish) -> 
     given = any(person.features or person.history for person in people)
     size = len(people) * len(recommender.items)
     return size <= _QUICK_SCORES and not dials and not given
+
+
+def _require(is_wanted: Callable[[], bool]) -> None:
+    if not is_wanted():
+        raise GivenUpError("nobody waits for this answer any more")
 
 
 def _chances(
@@ -203,7 +212,9 @@ class _Search:
         everything = is_few or self.num_allowed == len(allowed)
         self.is_candidate = None if everything else torch.from_numpy(allowed)
 
-    def lists(self) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
+    def lists(
+        self, is_wanted: Callable[[], bool]
+    ) -> list[tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, " K"]]]:
         """Rows and scores of each person's list."""
         k = min(self.wish.k, self.num_allowed)
         everybody = np.arange(len(self.known))
@@ -212,6 +223,7 @@ class _Search:
         pool = min(max(_SMALLEST_POOL, 5 * k), self.num_allowed)
         lists = []
         for place, candidates in enumerate(self._best(everybody, pool)):
+            _require(is_wanted)
             chosen = self._chosen(*candidates)
             size = pool
             # Quotas may use up a pool; the next one is larger, and the last is all there is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -105,22 +106,37 @@ def has_any_value(columns: Sequence[np.ndarray], size: int) -> np.ndarray:
 
 @dataclass
 class Recent:
-    """What people did since training, in the order it came; by ids, so any run can follow.
+    """What people did since training, in the order of time; by ids, so any run can follow.
 
     It grows in place, since a copy an event would cost as much as there are people.
+
+    Attributes:
+        liked, disliked: of each user the items, oldest first, and when that was.
     """
 
-    liked: dict[str, dict[str, None]] = field(default_factory=dict)
-    disliked: dict[str, dict[str, None]] = field(default_factory=dict)
+    liked: dict[str, dict[str, int]] = field(default_factory=dict)
+    disliked: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, user: str, item: str, *, liked: bool) -> None:
+    def add(self, user: str, item: str, *, liked: bool, at: int = 0) -> None:
         """Note that a user met an item; both are keys (see ``Ids.key``).
 
         The last meeting of the two counts, as in training.
+
+        Args:
+            at: when, in any unit; what happened at one time stays in the order it came.
         """
-        for among in (self.liked, self.disliked):
-            among.get(user, {}).pop(item, None)
-        (self.liked if liked else self.disliked).setdefault(user, {})[item] = None
+        both = [among.get(user, {}) for among in (self.liked, self.disliked)]
+        if any(item in items and items[item] > at for items in both):
+            return
+        for items in both:
+            items.pop(item, None)
+        among = self.liked if liked else self.disliked
+        items = among.setdefault(user, {})
+        is_last = not items or items[next(reversed(items))] <= at
+        items[item] = at
+        if not is_last:
+            # Seldom: events mostly come as they happen. Whoever reads has the old one.
+            among[user] = dict(sorted(items.items(), key=itemgetter(1)))
 
     def liked_by(self, user: str) -> list[str]:
         """What a user liked since, oldest first."""

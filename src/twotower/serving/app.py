@@ -32,6 +32,8 @@ from twotower.serving.showcase import Showcase
 from twotower.serving.state import Event
 
 _bearer = HTTPBearer(auto_error=False, description="A key that `twotower key` made.")
+# A tenth of the largest answer takes as long as many others do.
+_LARGE = 10
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d*)?", re.IGNORECASE)
 
 
@@ -78,7 +80,9 @@ _GUARDED = (401, 403, 422, 429, 503)
 ItemId = Annotated[str, Path(min_length=1, max_length=256)]
 
 
-def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None = None) -> Any:
+def create_app(
+    service: Service, keys: Sequence[Key] = (), limits: Limits | None = None
+) -> Gate:
     """The application, to be given to a server.
 
     Args:
@@ -94,7 +98,7 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         # Its address would be made of the host that the request claims.
         redirect_slashes=False,
     )
-    app.state.service = service
+    app.state.service, app.state.limits = service, limits
     app.state.showcase = Showcase(service)
     app.state.desk = Desk(limits, service.metrics, threads=limits.threads)
     # Writes come one after the other, and a slow database must not keep answers waiting.
@@ -147,15 +151,26 @@ def create_app(service: Service, keys: Sequence[Key] = (), limits: Limits | None
         response_class=Response,
         responses=_problems(401, 403),
     )
-    return Gate(Express(app, lanes, _refused), limits=limits, metrics=service.metrics)
+    return Gate(
+        Express(app, lanes, _refused),
+        limits=limits,
+        metrics=service.metrics,
+        closing=[app.state.desk.close, app.state.writes.close],
+    )
 
 
 async def recommend(request: Request, body: schemas.RecommendBody) -> Response:
     """Lists for people: by id, features, history or any mix of them."""
     service, desk = parts(request)
     wish, recommender = body.wish, service.served.recommender
+    is_dear = bool(wish.diversity or wish.at_most or wish.explain)
+    is_large = _is_large(request, "people", len(body.people), wish.k, is_dear=is_dear)
     served, answers = await desk.ask_together(
-        service.recommend, body.people, wish, is_quick=is_quick(recommender, body.people, wish)
+        service.recommend,
+        body.people,
+        wish,
+        is_quick=not is_large and is_quick(recommender, body.people, wish),
+        is_large=is_large,
     )
     return answered(schemas.RecommendAnswer, served, answers=answers)
 
@@ -163,7 +178,8 @@ async def recommend(request: Request, body: schemas.RecommendBody) -> Response:
 async def similar(request: Request, body: schemas.SimilarBody) -> Response:
     """The items nearest to each of some items."""
     service, desk = parts(request)
-    served, found = await desk.ask(service.similar, body.items, body.k)
+    is_large = _is_large(request, "items", len(body.items), body.k)
+    served, found = await desk.ask(service.similar, body.items, body.k, is_large=is_large)
     answers = [
         schemas.Neighbours.model_construct(
             item=item,
@@ -258,6 +274,25 @@ async def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
     service, _ = parts(request)
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _is_large(
+    request: Request, what: str, count: int, k: int, *, is_dear: bool = False
+) -> bool:
+    """Whether so many lists are a good part of what one answer may hold.
+
+    Raises:
+        RequestError: they are more.
+    """
+    limits: Limits = request.app.state.limits
+    most = limits.dear_items if is_dear else limits.items
+    if count * k > most:
+        why = " with diversity, at_most or explain" if is_dear else ""
+        raise RequestError(
+            f"{what}: {count:,} lists of {k:,} are {count * k:,} items, and an answer has at "
+            f"most {most:,}{why}; ask for fewer {what} at once, or a smaller k"
+        )
+    return _LARGE * count * k > most
 
 
 def _writes(request: Request) -> Desk:

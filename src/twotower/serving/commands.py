@@ -46,6 +46,10 @@ def serve(
             help="A file that names the run to answer by, or a folder whose newest run is it."
         ),
     ] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="The state is of this run's data, whatever it says."),
+    ] = False,
 ) -> None:
     """Recommend over HTTP; items and events that it is told are kept in a database."""
     _require_extra()
@@ -69,6 +73,7 @@ def serve(
         ),
         workers=workers,
         watched=watch,
+        adopts=adopt,
         on_open=lambda address: _out.print(
             f"{run} at {address}", highlight=False, soft_wrap=True
         ),

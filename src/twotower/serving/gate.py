@@ -9,7 +9,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +26,10 @@ _log = logging.getLogger("twotower.serving")
 # How many times too large a body may be until its sender is cut off.
 _PATIENCE = 32
 MISTAKE = "this is a mistake of ours; the log knows more under the request's id"
+# Set in the state of a request that came while too many connections were open.
+CROWDED = "is_crowded"
+# What is asked of a service that others find too busy; to refuse it would have it replaced.
+_HEALTH = ("/livez", "/readyz", "/metrics")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -37,22 +41,44 @@ class Limits:
         body_bytes: of a request.
         body_seconds: until the last byte of a request has come.
         seconds: until an answer is given up.
+        items: of an answer, over all its lists; more are refused with 422.
+        dear_items: likewise where each list is chosen or explained by itself.
         in_flight: requests computed or waiting to be; more are refused with 429.
+        connections: at once; what comes on more is refused with 429, but for health.
         threads: that compute.
     """
 
     body_bytes: int = 2**20
     body_seconds: float = 10.0
     seconds: float = 10.0
+    items: int = 100_000
+    dear_items: int = 10_000
     in_flight: int = 256
+    connections: int = 1000
     threads: int = 2
 
 
 class Gate:
-    """An application behind limits; whatever happens in it, somebody gets an answer."""
+    """An application behind limits; whatever happens in it, somebody gets an answer.
 
-    def __init__(self, app: App, *, limits: Limits, metrics: Metrics) -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    Args:
+        closing: what ends its threads.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        closing: Sequence[Callable[[], None]] = (),
+    ) -> None:
+        self._app, self._limits, self._metrics, self._closing = app, limits, metrics, closing
+
+    def close(self) -> None:
+        """Let the threads behind it end."""
+        for close in self._closing:
+            close()
 
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
@@ -78,11 +104,23 @@ class Gate:
             await send(message)
 
         try:
+            if scope["state"].get(CROWDED) and scope["path"] not in _HEALTH:
+                self._metrics.refused.inc()
+                raise ServiceError(
+                    429, "too many connections are open; try again", retry_after=1
+                )
             body = await self._body(receive)
             started = time.perf_counter()
             await self._app(scope, given(body, receive), answer)
         except ServiceError as refusal:
-            await answer_problem(answer, refusal.status, str(refusal), request_id, close=True)
+            await answer_problem(
+                answer,
+                refusal.status,
+                str(refusal),
+                request_id,
+                refusal.retry_after,
+                close=True,
+            )
         except _GoneError:
             status = 499
         except Exception:
@@ -91,17 +129,35 @@ class Gate:
             # The framework raises again what it has answered already.
             if not has_begun:
                 await answer_problem(answer, 500, MISTAKE, request_id)
-        seconds = time.perf_counter() - started
-        route = getattr(scope.get("route"), "path", "other")
+        self.note(
+            request_id,
+            status,
+            time.perf_counter() - started,
+            method=scope["method"],
+            route=getattr(scope.get("route"), "path", "other"),
+            key=scope["state"].get("key", ""),
+        )
+
+    def note(
+        self,
+        request_id: str,
+        status: int,
+        seconds: float,
+        *,
+        method: str = "",
+        route: str = "other",
+        key: str = "",
+    ) -> None:
+        """Count a request that was answered, be it before its head was whole, and log it."""
         self._metrics.took(route, status, seconds)
         if _log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": request_id,
-                "method": scope["method"],
+                "method": method,
                 "route": route,
                 "status": status,
                 "seconds": round(seconds, 6),
-                "key": scope["state"].get("key", ""),
+                "key": key,
             }
             # Past the logging of the library, which takes as long as a small answer.
             sys.stderr.write(_line(time.time(), "info", "answered", fields))
@@ -150,11 +206,22 @@ def _request_id(scope: MutableMapping[str, Any]) -> str:
     for name, given in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(given):
             return bytes(given).decode()
+    return fresh_id()
+
+
+def fresh_id() -> str:
+    """An id for a request that has none, or none that may stand in a log."""
     return f"{random.getrandbits(64):016x}"
 
 
 async def answer_problem(
-    send: Send, status: int, text: str, request_id: str, *, close: bool = False
+    send: Send,
+    status: int,
+    text: str,
+    request_id: str,
+    retry_after: int | None = None,
+    *,
+    close: bool = False,
 ) -> None:
     """Answer with one sentence of what is wrong."""
     body = problem_body(text, request_id)
@@ -162,6 +229,8 @@ async def answer_problem(
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
+    if retry_after is not None:
+        headers.append((b"retry-after", str(retry_after).encode()))
     if close:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -11,7 +11,8 @@ from twotower.errors import RequestError
 from twotower.retrieval.wish import Id
 from twotower.serving import schemas
 from twotower.serving.desk import Desk
-from twotower.serving.service import Served, Service
+from twotower.serving.served import Served
+from twotower.serving.service import Service
 
 
 def parts(request: Request) -> tuple[Service, Desk]:

@@ -93,7 +93,9 @@ class EventBody(Value):
     liked: StrictBool = Field(
         default=True, description="Whether it belongs to the history; else it is only met."
     )
-    at: AwareDatetime | None = Field(default=None, description="When; now if not given.")
+    at: AwareDatetime | None = Field(
+        default=None, description="When; now if not given. Histories are in its order."
+    )
 
     def microseconds(self, now: datetime) -> int:
         """When it happened, since 1970 UTC."""

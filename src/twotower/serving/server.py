@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,8 +31,10 @@ from twotower.serving.metrics import Metrics
 from twotower.serving.service import Service
 from twotower.serving.state import State
 
-_MOST_CONNECTIONS = 1000
+_BACKLOG = 1000
 _SECONDS_TO_FINISH = 15
+# So long for threads to see that nobody waits for what they are at.
+_SECONDS_TO_END = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class _Plan:
     runs_folder: Path
     limits: Limits
     watched: Path | None
+    adopts: bool
     crew: str
 
 
@@ -62,6 +66,7 @@ def serve(
     limits: Limits | None = None,
     workers: int = 1,
     watched: Path | None = None,
+    adopts: bool = False,
     on_open: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Answer until SIGTERM or SIGINT; what is being answered then is answered.
@@ -71,12 +76,13 @@ def serve(
         runs_folder: where runs lie that may be loaded later; default: where the run lies.
         workers: processes that answer; they share the port, the database and mapped files.
         watched: a file that names the run to answer by, or a folder whose newest run that is.
+        adopts: whether the state was told about the run's data, whatever it says of itself.
         on_open: called with the address when the port is open.
 
     Raises:
         RequestError: listening beyond loopback without keys, or on a port that is taken.
         RunError: the run can not be read.
-        StateError: the database can not be used.
+        StateError: the database can not be used, or is of other data.
     """
     if not keys and not _is_loopback(host):
         raise RequestError(
@@ -92,7 +98,7 @@ def serve(
         runs_folder = watched if watched.is_dir() else runs_folder
     log_as_json()
     plan = _Plan(
-        run, state, keys, runs_folder, limits or Limits(), watched, secrets.token_hex(8)
+        run, state, keys, runs_folder, limits or Limits(), watched, adopts, secrets.token_hex(8)
     )
     listening = _listen(host, port)
     try:
@@ -113,26 +119,27 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
     threadpool_limits(1)
     opened = State(plan.state)
     service = Service(plan.runs_folder, opened, Metrics(), crew=plan.crew)
+    gate = create_app(service, plan.keys, plan.limits)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(service, plan.keys, plan.limits),
-            http=patient_for(plan.limits.body_seconds),
+            gate,
+            http=patient_for(plan.limits.body_seconds, plan.limits.connections, gate.note),
             ws="none",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
             lifespan="off",
-            limit_concurrency=_MOST_CONNECTIONS,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_SECONDS_TO_FINISH,
         )
     )
     failures: list[Exception] = []
+    ending = threading.Event()
 
     def start() -> None:
         try:
-            service.start(plan.run)
+            service.start(plan.run, adopts=plan.adopts)
         except Exception as error:
             # Raised again below; a thread's end is noticed by nobody.
             failures.append(error)
@@ -141,7 +148,7 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
             # What is there now stays; to look through it for garbage holds up requests.
             gc.collect()
             gc.freeze()
-            follow(service, plan.watched, leader)
+            follow(service, plan.watched, leader, ending)
 
     def end(*_: object) -> None:
         server.should_exit = True
@@ -157,10 +164,27 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
             signal.signal(number, end)
         if not failures:
             server.run(sockets=[listening])
+        gate.close()
+        ending.set()
+        is_over = _are_over(_SECONDS_TO_END)
     finally:
         opened.close()
     if failures:
         raise failures[0]
+    if not is_over:
+        # The interpreter would end them amid the work of torch, which aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _are_over(seconds: float) -> bool:
+    """Whether all threads that may be computing have ended, after so long at most."""
+    deadline = time.monotonic() + seconds
+    threads = [each for each in threading.enumerate() if each.daemon]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
 
 
 def _is_loopback(host: str) -> bool:
@@ -177,7 +201,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(_MOST_CONNECTIONS)
+        listening.listen(_BACKLOG)
     except (OSError, OverflowError) as error:
         raise RequestError(
             f"serve: can not listen on {host}, port {port} ({reason(error)}); choose another"

@@ -8,50 +8,29 @@ back out of it in one order: those of this process and those of others that shar
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from twotower import runs
-from twotower.errors import DataError, RunError, ServiceError, StateError, TwoTowerError
+from twotower.errors import ServiceError, StateError, TwoTowerError
 from twotower.retrieval.answer import Tally, answer, score_pairs
-from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.recommendations import Recommendations
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Answer, Id, Person, Scored, Wish
-from twotower.retrieval.words import timestamps
 from twotower.serving.metrics import Metrics
+from twotower.serving.origin import Origin, OtherDataError
 from twotower.serving.sample import Sample
+from twotower.serving.served import Served, json_values, load, warm, with_changes
 from twotower.serving.state import ITEM, Event, News, State
 
 _log = logging.getLogger("twotower.serving")
 # More changes than this are read with all others.
 _MANY = 1000
-
-
-@dataclass(frozen=True)
-class Served:
-    """A run that answers.
-
-    Attributes:
-        base: as the run has it.
-        recommender: with the items as they were changed since.
-        name, version: of the run.
-        written_at: seconds since 1970.
-    """
-
-    base: Recommender
-    recommender: Recommender
-    name: str
-    version: str
-    written_at: float
 
 
 class Service:
@@ -82,16 +61,26 @@ class Service:
         self._noting = threading.Lock()
         self._loading = threading.Lock()
 
-    def start(self, run: Path) -> None:
+    def start(self, run: Path, *, adopts: bool = False) -> None:
         """Load a run, bring it up to what was told before, and warm it up.
+
+        Args:
+            adopts: whether what is in the database was told about the run's data, whatever it
+                says of itself.
 
         Raises:
             RunError: the run can not be read.
-            StateError: the database can not be read.
+            StateError: the database can not be read, or is of other data.
         """
         self._last_news = self._state.last_news()
         told = [news.name for news in self._state.news(0) if news.topic == self._topic]
-        loaded = self._find(told[-1]) if told else _load(run)
+        loaded = load(self._path_of(told[-1]) if told else run)
+        if foreign := self._claim(loaded, adopts=adopts):
+            raise StateError(
+                f"state: {self._state.name} keeps what was told about {foreign}. Give this run "
+                "a state of its own, --state sqlite:///FILE; or say --adopt if the data are "
+                "the same after all"
+            )
         with self._noting:
             count = self._note_events()
         with self._changing:
@@ -130,15 +119,26 @@ class Service:
         """What people did since training."""
         return self._recent
 
-    def recommend(self, people: Sequence[Person], wish: Wish) -> tuple[Served, list[Answer]]:
+    def recommend(
+        self,
+        people: Sequence[Person],
+        wish: Wish,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> tuple[Served, list[Answer]]:
         """What some people are recommended, and by which run.
 
+        Args:
+            is_wanted: whether somebody still waits; asked again and again between people.
+
         Raises:
+            GivenUpError: nobody does.
             RequestError: a column or feature that does not exist, or can not have a value.
         """
         served = self.served
         recommender, recent, tally = served.recommender, self._recent, Tally()
-        answers = answer(recommender, people, wish, recent=recent, tally=tally)
+        answers = answer(
+            recommender, people, wish, recent=recent, tally=tally, is_wanted=is_wanted
+        )
         self._sample.look(recommender, people, wish, recent, answers, tally)
         self.metrics.answered(people, answers, wish, tally)
         return served, answers
@@ -174,11 +174,7 @@ class Service:
         row = int(recommender.item_rows([identity])[0])
         if row == 0:
             raise _no_item(identity)
-        times = timestamps(recommender.item_encoders)
-        values = {
-            name: json_value(values[row - 1], is_time=name in times)
-            for name, values in recommender.item_values.items()
-        }
+        values = json_values(recommender.item_values, row, recommender.item_encoders)
         return served, recommender.items.values[row - 1 : row].tolist()[0], values
 
     def put_items(self, items: Mapping[str, Mapping[str, Any]]) -> Served:
@@ -265,15 +261,33 @@ class Service:
 
     def _find(self, name: str) -> Served:
         """A run of the runs folder, loaded and warm."""
+        loaded = load(self._path_of(name))
+        if foreign := self._claim(loaded):
+            raise OtherDataError(f"the state that is open keeps what was told about {foreign}")
+        warm(loaded.recommender)
+        return loaded
+
+    def _path_of(self, name: str) -> Path:
         # A name is looked up, never made into a path.
         there = {path.name: path for path in runs.list_runs(self._folder)}
         if name not in there:
             raise ServiceError(
                 404, "no run of that name in the runs folder; `twotower runs` lists them"
             )
-        loaded = _load(there[name])
-        _warm(loaded.recommender)
-        return loaded
+        return there[name]
+
+    def _claim(self, loaded: Served, *, adopts: bool = False) -> str:
+        """Let the state be of a run's data; if it is of others, which: nothing is done."""
+        before, own = self._state.origin(), Origin.of(loaded.base)
+        if before is not None and not adopts and not before.is_that_of(loaded.base):
+            return (
+                f"other data: {before.source}, while {loaded.name} is of {own.source}, where "
+                "those users did not meet those items"
+            )
+        # Data grow, and what is known of the latest rows tells the next ones.
+        if own != before:
+            self._state.belong_to(own)
+        return ""
 
     def _swap(self, loaded: Served, *, tells: bool) -> Served:
         with self._changing:
@@ -308,7 +322,8 @@ class Service:
         """Events of all processes that are not in histories yet; how many these were."""
         count = 0
         for number, event in self._state.events(self._last_event):
-            self._recent.add(event.user_id, event.item_id, liked=event.liked)
+            at = event.happened_at
+            self._recent.add(event.user_id, event.item_id, liked=event.liked, at=at)
             self._last_event = number
             count += 1
         return count
@@ -324,7 +339,7 @@ class Service:
         if changed is None or news != list(own):
             some = items if len(items) <= _MANY else None
             changes = self._state.item_changes(some) if items else {}
-            changed = _with_changes(self.served.recommender, changes)
+            changed = with_changes(self.served.recommender, changes)
         if items:
             self._serve(replace(self.served, recommender=changed))
         if news:
@@ -335,7 +350,7 @@ class Service:
             threading.Thread(target=self._follow, args=told[-1:], name="load").start()
 
     def _serve(self, served: Served) -> Served:
-        _warm(served.recommender)
+        warm(served.recommender)
         self._served = served
         self._sample.of(served.recommender)
         self.metrics.serve(served.name, served.version, lambda: self._now() - served.written_at)
@@ -343,74 +358,12 @@ class Service:
 
     def _brought_up(self, loaded: Served) -> Served:
         """A run with the items as they were changed; what no longer fits it is left out."""
-        recommender = _with_changes(loaded.base, self._state.item_changes())
+        recommender = with_changes(loaded.base, self._state.item_changes())
         return replace(loaded, recommender=recommender)
 
     def _microseconds(self) -> int:
         return int(self._now() * 1e6)
 
 
-def _with_changes(
-    recommender: Recommender, changes: Mapping[str, Mapping[str, Any] | None]
-) -> Recommender:
-    """With items put and removed; what does not fit the run is left out."""
-    removed = [item for item, features in changes.items() if features is None]
-    put = {item: features for item, features in changes.items() if features is not None}
-    try:
-        if put:
-            recommender = recommender.add_items(ItemRecords(list(put), list(put.values())))
-    except DataError:
-        recommender = _one_by_one(recommender, put)
-    return recommender.remove_items(removed) if removed else recommender
-
-
-def _one_by_one(recommender: Recommender, put: Mapping[str, Mapping[str, Any]]) -> Recommender:
-    left_out = 0
-    for item, features in put.items():
-        try:
-            recommender = recommender.add_items(ItemRecords([item], [features]))
-        except DataError:
-            left_out += 1
-    _log.warning("item changes do not fit the run", extra={"fields": {"left_out": left_out}})
-    return recommender
-
-
-def _load(run: Path) -> Served:
-    version = runs.version(run) if (run / runs.MANIFEST).is_file() else ""
-    recommender = replace(runs.load(run), approximate=_index_of(run))
-    written_at = (run / runs.MANIFEST).stat().st_mtime
-    if runs.version(run) != version:
-        raise RunError(f"{run}: was changed while it was read; load it again")
-    return Served(recommender, recommender, run.resolve().name, version, written_at)
-
-
-def _index_of(run: Path) -> ApproximateIndex | None:
-    """The run's index; where it can not be used the exact search does as well, if slower."""
-    try:
-        return runs.read_index(run)
-    except TwoTowerError as error:
-        _log.warning("searching exactly", extra={"fields": {"why": str(error)}})
-        return None
-
-
-def _warm(recommender: Recommender) -> None:
-    """Make now what the first requests would have to wait for."""
-    answer(recommender, [Person()], Wish(k=1))
-    assert recommender.catalogue is not None
-
-
 def _no_item(identity: Id) -> ServiceError:
     return ServiceError(404, f"no item {str(identity)[:80]!r}; PUT /v1/items brings new ones")
-
-
-def json_value(value: Any, *, is_time: bool) -> Any:
-    """A plain value of a column in JSON's types; times in UTC."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [json_value(part, is_time=False) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if is_time and value is not None:
-        return f"{np.datetime64(int(value), 's')}Z"
-    return value

@@ -20,7 +20,8 @@ from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Id, Person
 from twotower.serving.metrics import Metrics
 from twotower.serving.schemas import MOST_ITEMS, Card, Figure, Opponents
-from twotower.serving.service import Served, Service, json_value
+from twotower.serving.served import Served, json_values
+from twotower.serving.service import Service
 from twotower.serving.shelf import Shelf, items_of, users_of
 
 _log = logging.getLogger("twotower.serving")
@@ -112,11 +113,10 @@ class Showcase:
         known = look_up(recommender, Person(user=identity), recent)
         liked = history_of(recommender, identity, recent)
         met = np.unique(np.concatenate([liked[::-1], known.met]))
-        values = {
-            name: json_value(column[known.row - 1], is_time=name in shelves.users.times)
-            for name, column in recommender.user_values.items()
-            if known.row > 0
-        }
+        values = {}
+        if known.row > 0:
+            encoders = recommender.user_encoders
+            values = json_values(recommender.user_values, known.row, encoders)
         return served, {
             "user": recommender.users.of(np.array([known.row])).tolist()[0]
             if known.row

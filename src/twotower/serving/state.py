@@ -5,6 +5,7 @@ SQLite in one file by default, PostgreSQL by URL. The same tables in both:
     events        one row an event, each id once, in the order it came
     item_changes  the last change of each item: its features, or null where it was removed
     news          what changed and when, in one count: how processes follow one another
+    origin        one row: of which data all this is
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from twotower.errors import StateError
+from twotower.serving.origin import Origin
 
 _BLOCK = 10_000
 _metadata = sql.MetaData()
@@ -51,6 +53,13 @@ _news = sql.Table(
     sql.Column("topic", sql.Text, primary_key=True),
     sql.Column("name", sql.Text, primary_key=True),
     sql.Column("number", sql.BigInteger, nullable=False, index=True),
+)
+_origin = sql.Table(
+    "origin",
+    _metadata,
+    sql.Column("place", _number, primary_key=True, autoincrement=False),
+    sql.Column("source", sql.Text, nullable=False),
+    sql.Column("pairs", sql.Text, nullable=False),
 )
 _LAST_NEWS = sql.select(sql.func.coalesce(sql.func.max(_news.c.number), 0))
 # Of PostgreSQL, where several write at once; any number that nobody else locks.
@@ -108,6 +117,28 @@ class State:
     def close(self) -> None:
         """Close its connections."""
         self._engine.dispose()
+
+    @property
+    def name(self) -> str:
+        """Its URL, without a password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def origin(self) -> Origin | None:
+        """Of which data it is; None for a new one, and one of an earlier version."""
+        with self._transaction() as connection:
+            found = connection.execute(sql.select(_origin.c.source, _origin.c.pairs)).first()
+        if found is None:
+            return None
+        return Origin(
+            found.source, tuple((user, item) for user, item in json.loads(found.pairs))
+        )
+
+    def belong_to(self, origin: Origin) -> None:
+        """Say of which data it is from now on."""
+        row = {"source": origin.source, "pairs": json.dumps(origin.pairs)}
+        insert = self._insert(_origin).values(place=1, **row)
+        with self._writing() as connection:
+            connection.execute(insert.on_conflict_do_update(index_elements=["place"], set_=row))
 
     def add_events(self, events: Sequence[Event]) -> set[str]:
         """Store events, all or none; returns the ids of those that were not there yet."""
