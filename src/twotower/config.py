@@ -281,7 +281,7 @@ class TrainingConfig(Section):
         42, description="of everything random: split, weights, order of the batches"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto: cuda, else mps (Apple), else cpu"
+        "auto", description="auto: cuda, else cpu; mps: Apple's, untried"
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",

@@ -208,6 +208,14 @@ def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
             choose_device(name)
 
 
+def test_no_device_is_taken_unasked_that_lacks_numbers_of_64_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cpu")
+
+
 @pytest.mark.parametrize(
     ("loss", "described"),
     [*((loss, False) for loss in LOSSES), ("softmax", True), ("triplet", True)],

@@ -182,6 +182,19 @@ def test_one_that_gets_no_better_early_does_not_end_the_search(tmp_path: Path) -
     assert "'transformer'" in tried[1]
 
 
+@pytest.mark.parametrize(("enough", "epochs"), [(1, 1), (1.5, 2), (9, 3)])
+def test_the_more_interactions_the_fewer_epochs_is_each_tried(
+    enough: float, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(walks(), training={"epochs": 3})
+    rows = int(enough * len(planned.parts.train))
+    monkeypatch.setattr("twotower.training.search._ENOUGH_ROWS", rows)
+    told = Told()
+    found(planned, tmp_path, watch=told)
+    # Who is chosen goes on to the end.
+    assert told.epochs == epochs + 3
+
+
 def test_what_needs_no_choice_is_learned_without_a_checkpoint(tmp_path: Path) -> None:
     planned = plan(walks(), model={"history": "mean"})
     assert len(planned.contenders) == 1

@@ -74,6 +74,13 @@ def test_every_history_that_train_would_try_is_tried_first_and_else_untouched() 
     assert [trial.config for trial in found.trials] == list(contenders)
 
 
+def test_histories_of_other_kinds_are_searched_too() -> None:
+    for loss, begins in (("auto", ["mean"]), ("bpr", ["none", "mean"])):
+        config = quick(training={"loss": loss})
+        knobs = {each.name: each for each in space(checkerboard(), config).knobs()}
+        assert set(knobs["model.history"].values) == {*begins, "weighted", "attention"}
+
+
 def test_what_the_config_sets_is_held_fixed() -> None:
     set_here = {"embedding_dim": 24, "history_dropout": 0.25, "temperature": 0.2}
     found = twotower.tune(

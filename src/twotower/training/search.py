@@ -15,8 +15,11 @@ from twotower.data.tables import Dataset
 from twotower.training.learn import Learned, Validate, is_better, learn
 from twotower.watch import Watch
 
-# Enough to tell settings apart that differ by far where they differ.
+# Enough to tell settings apart that differ by far where they differ: so many epochs, or as many
+# as go through so many interactions. What is not chosen costs no more than these, or than one
+# epoch; a limit of time would choose otherwise on a busy machine.
 _EPOCHS = 3
+_ENOUGH_ROWS = 10_000_000
 # By so much another must be better than the one before it, which the rules chose: a temperature
 # that is too low is level with the right one at first, and soon knows train by heart.
 _CLEARLY = 0.02
@@ -72,7 +75,8 @@ def search(
     scores = []
     for each in contenders:
         watch.note(f"{_in_words(each)} is tried")
-        tried = trained(each, min(_EPOCHS, each.training.epochs), resume=resume)
+        few = min(_epochs_to_try(len(train)), each.training.epochs)
+        tried = trained(each, few, resume=resume)
         value = tried.progress.best_value(metric)
         assert value is not None
         scores.append(f"{value:.4f} {_in_words(each)}")
@@ -87,6 +91,15 @@ def search(
     if tried.interrupted:
         return config, learned
     return config, trained(config, config.training.epochs, resume=True)
+
+
+def _epochs_to_try(rows: int) -> int:
+    """For how many epochs a contender trains where an epoch goes through so many interactions.
+
+    >>> [_epochs_to_try(rows) for rows in (100, 4_900_000, 5_000_000, 10_000_000, 2**30)]
+    [3, 3, 2, 1, 1]
+    """
+    return min(_EPOCHS, -(-_ENOUGH_ROWS // rows))
 
 
 def _is_clearly_better(new: float, old: float, metric: str) -> bool:

@@ -24,6 +24,7 @@ _LAYERS: tuple[tuple[int, ...], ...] = ((), (64,), (256, 128), (512, 256))
 # A history cut shorter than this share of all is a setting that matters.
 _MOST_HISTORIES = 0.9
 _LARGEST_RATE = 10.0
+_POOLED = ("mean", "weighted", "attention")
 # What defaults of other settings follow from.
 LEADS = frozenset(
     {
@@ -242,9 +243,10 @@ def _turn_history(hand: _Hand, shape: Shape) -> None:
     # Under softmax there must be one; without one, features or ids must tell users apart.
     is_needed = not shape.users_differ and not hand.may_have("model.user_ids")
     if hand.config.training.loss == "softmax":
-        hand.choose("model.history", shape.kinds)
+        kinds = shape.kinds if "mean" not in shape.kinds else (*shape.kinds, *_POOLED[1:])
+        hand.choose("model.history", kinds)
     elif not is_needed:
-        hand.choose("model.history", ["none", "mean"])
+        hand.choose("model.history", ["none", *_POOLED])
 
 
 def _turn_ids(hand: _Hand, shape: Shape) -> None:
