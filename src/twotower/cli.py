@@ -56,9 +56,7 @@ Into = Annotated[Path | None, typer.Option(help="The Parquet file to write.")]
 Strict = Annotated[
     bool,
     typer.Option(
-        "--strict",
-        help="Exit with 1 if the towers do not beat every baseline; users that training met "
-        "decide, where there are some.",
+        "--strict", help="Exit with 1 if a baseline is not beaten, for users met before."
     ),
 ]
 K = Annotated[int, typer.Option("-k", help="How many items, from 1.")]
