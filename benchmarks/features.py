@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import BM25, tf_idf
-from benchmarks.public import asked
+from benchmarks.public import asked, interval
 from benchmarks.published import baselines, rows_of
 from twotower import Recommender, fit, parse_config
 from twotower.data.features import encode_entities
@@ -347,14 +347,24 @@ JOBS: Mapping[str, Callable[[Path, int, str], tuple[list[Row], Recommender]]] = 
 }
 
 
+Found = dict[tuple[str, str], list[float]]
+"""Of each contestant and metric a mean over users a seed."""
+
+
 def show(
-    name: str, seed: int, rows: list[Row], recommender: Recommender, seconds: float
+    name: str,
+    seed: int,
+    rows: list[Row],
+    recommender: Recommender,
+    seconds: float,
+    found: Found,
 ) -> None:
     ours = rows[0][1]
     for who, values in rows:
         cells = []
         for metric, each in values.items():
             there = ~np.isnan(each)
+            found.setdefault((who, metric), []).append(float(each[there].mean()))
             cell = f"{metric} {each[there].mean():.4f}"
             if who != "two towers":
                 gap = ev.compare(
@@ -368,14 +378,26 @@ def show(
         print(f"| {name} | {seed} | {who} | {', '.join(cells)} | {took or ' |'} |", flush=True)
 
 
+def show_all(name: str, found: Found) -> None:
+    """A row for each contestant: the means over seeds and their intervals."""
+    for who in dict.fromkeys(who for who, _ in found):
+        cells = [
+            f"{metric} {interval(each)}" for (own, metric), each in found.items() if own == who
+        ]
+        print(f"| {name} | all | {who} | {', '.join(cells)} | | |", flush=True)
+
+
 def main() -> None:
     given = asked(__doc__, JOBS, {"part": "test"})
     print("| data | seed | who | figures | epochs | s |\n|---|--:|---|---|--:|--:|")
     for name in given.names:
+        found: Found = {}
         for seed in given.seeds:
             started = time.perf_counter()
             rows, recommender = JOBS[name](given.folder, seed, given.more.part)
-            show(name, seed, rows, recommender, time.perf_counter() - started)
+            show(name, seed, rows, recommender, time.perf_counter() - started, found)
+        if len(given.seeds) > 1:
+            show_all(name, found)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m benchmarks.lab_scores [--data DIR] [--seeds 42 43 ...]
 
-Without ``--data`` a world of the same law is generated. For each loss: one row a seed.
+Without ``--data`` a world of the same law is generated. For each loss: one row a seed, and the
+mean over them with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from benchmarks.public import Cell, line, over_seeds
 from twotower.config import Loss, read_config
 from twotower.data.synthetic import generate
 from twotower.pipeline import fit
@@ -19,18 +21,15 @@ CONFIG = Path(__file__).parents[1] / "config" / "ranking_config.yaml"
 LOSSES: tuple[Loss, ...] = ("bce", "triplet")
 
 
-def row(data: Path, loss: Loss, seed: int) -> str:
+def row(data: Path, loss: Loss, seed: int) -> list[Cell]:
     config = read_config(CONFIG)
     training = config.training.model_copy(update={"seed": seed, "loss": loss})
     where = config.data.model_copy(update={"data_path": str(data)})
     measured = fit(
         data, config.model_copy(update={"training": training, "data": where})
     ).metrics
-    return (
-        f"| {loss} | {seed} | {measured['test_auc']:.4f} | {measured['test_loss']:.4f} "
-        f"| {measured['test_accuracy']:.4f} | {measured['test_calibration_error']:.4f} "
-        f"| {measured['train_seconds']:.1f} |"
-    )
+    figures = ("test_auc", "test_loss", "test_accuracy", "test_calibration_error")
+    return [*(measured[name] for name in figures), f"{measured['train_seconds']:.1f}"]
 
 
 def main() -> None:
@@ -49,8 +48,12 @@ def main() -> None:
                 f"| {best['accuracy']:.4f} | | |"
             )
         for loss in LOSSES:
+            rows = []
             for seed in given.seeds:
-                print(row(data, loss, seed), flush=True)
+                rows.append(row(data, loss, seed))
+                print(line(loss, str(seed), *rows[-1]), flush=True)
+            if len(rows) > 1:
+                print(line(loss, "all", *over_seeds(rows)), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ baselines too; then all of train is learned, and test is looked at once. Candida
 what is masked are the protocol's.
 
     TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
-        [--baselines popularity,item_knn,ease,ials] [--budget 600] [--into FOLDER]
+        [--baselines popularity,item_knn,ease,ials] [--budget 600] [--peers lightfm]
+        [--into FOLDER]
 
 Each baseline is tuned for ``--budget`` seconds, where its search does not end before. Seconds
 are those of the whole training. With a folder its runs are kept there, and the same command
-goes on with one that was stopped.
+goes on with one that was stopped. ``--peers lightfm`` (extra ``bench``) adds LightFM with WARP
+at 64 dimensions, its epochs chosen on validation within the same time, once a seed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.public import asked
+from benchmarks.public import Asked, asked, interval
 from twotower import Recommender, fit, parse_config
 from twotower.config import Config
 from twotower.data.interactions import Interactions, histories
@@ -233,8 +236,15 @@ JOBS: Mapping[str, Job] = {
 
 
 def main() -> None:
-    more = {"baselines": "popularity,item_knn,ease,ials", "budget": 600.0, "into": ""}
+    more = {
+        "baselines": "popularity,item_knn,ease,ials",
+        "budget": 600.0,
+        "peers": "",
+        "into": "",
+    }
     given = asked(__doc__, JOBS, more)
+    if given.more.peers not in {"", "lightfm"}:
+        raise SystemExit(f"--peers {given.more.peers}: lightfm is the only one")
     quick = {"evaluation": {"baselines": ["popularity"], "bootstrap": 10}}
     print("| table | seed | who | figures on test | epochs | s |\n|---|--:|---|---|--:|--:|")
     for name in given.names:
@@ -255,8 +265,7 @@ def main() -> None:
             row = figures(values), f"{found_in['best_epoch']} | {found_in['train_seconds']:.0f}"
             print(f"| {name} | {seed} | two towers | {' | '.join(row)} |", flush=True)
         if len(given.seeds) > 1:
-            all_seeds = ", ".join(map(interval, found.items()))
-            print(f"| {name} | all | two towers | {all_seeds} | | |", flush=True)
+            print(f"| {name} | all | two towers | {intervals(found)} | | |", flush=True)
         beside = {
             "baselines": given.more.baselines.split(","),
             "baseline_seconds": given.more.budget,
@@ -266,6 +275,53 @@ def main() -> None:
         for ranker, seconds in baselines(dataset, config):
             row = IN_WORDS[ranker.name], figures(measure(recommender, ranker))
             print(f"| {name} | | {' | '.join(row)} | | {seconds:.0f} |", flush=True)
+        if given.more.peers:
+            show_lightfm(name, dataset, settings, partial(measure, recommender), given)
+
+
+def show_lightfm(
+    name: str,
+    dataset: Dataset,
+    settings: Mapping[str, Any],
+    measure: Callable[[Ranker], Scores],
+    given: Asked,
+) -> None:
+    """LightFM, a row a seed and one over all of them."""
+    from benchmarks.peer_lightfm import warp
+
+    parts = plan(dataset, parse_config(settings), Watch()).parts
+    train, known = parts.train.positives(), parts.train.followed_by(parts.val).positives()
+    sizes = {"num_users": len(dataset.users) + 1, "num_items": len(dataset.items) + 1}
+    seen = histories(parts.train, num_users=len(dataset.users))
+    held, is_candidate = ev.held_out(parts.val.positives(), seen), candidates(dataset, known)
+
+    def score(ranker: Ranker) -> float:
+        found = ev.each_ndcg(
+            lambda part: ranker.scores(held.user_rows[part]),
+            held,
+            seen,
+            is_candidate=is_candidate,
+        )
+        return float(found.mean())
+
+    found: dict[str, list[float]] = {}
+    for seed in given.seeds:
+        budget = given.more.budget
+        ranker, epochs = warp(train, known, score, **sizes, budget_seconds=budget, seed=seed)
+        values = measure(ranker)
+        for metric, value in values.items():
+            found.setdefault(metric, []).append(value)
+        row = f"{figures(values)} | {epochs} | {ranker.seconds:.0f}"
+        print(f"| {name} | {seed} | LightFM, WARP | {row} |", flush=True)
+    if len(given.seeds) > 1:
+        print(f"| {name} | all | LightFM, WARP | {intervals(found)} | | |", flush=True)
+
+
+def candidates(dataset: Dataset, known: Interactions) -> torch.Tensor:
+    """Which items were met."""
+    found = torch.zeros(len(dataset.items), dtype=torch.bool)
+    found[torch.from_numpy(np.unique(known.item_rows)).long() - 1] = True
+    return found
 
 
 def trained(dataset: Dataset, config: Config, name: str, into: str) -> Recommender:
@@ -279,24 +335,19 @@ def baselines(dataset: Dataset, config: Config) -> Iterator[tuple[Ranker, float]
     """Each tuned on validation, then fitted on all of train, and the seconds of both."""
     parts = plan(dataset, config, Watch()).parts
     known = parts.train.followed_by(parts.val).positives()
-    is_candidate = torch.zeros(len(dataset.items), dtype=torch.bool)
-    is_candidate[torch.from_numpy(np.unique(known.item_rows)).long() - 1] = True
+    is_candidate = candidates(dataset, known)
     for ranker, tuning in opponents(dataset, parts, config, is_candidate, Watch()):
         yield ranker, ranker.seconds + tuning.get("tuning_seconds", 0.0)
+
+
+def intervals(found: Mapping[str, list[float]]) -> str:
+    """Of each metric the mean over seeds and its interval."""
+    return ", ".join(f"{metric} {interval(values)}" for metric, values in found.items())
 
 
 def figures(values: Scores) -> str:
     """All of them in a line."""
     return ", ".join(f"{metric} {value:.4f}" for metric, value in values.items())
-
-
-def interval(metric: tuple[str, list[float]]) -> str:
-    """The mean over seeds and its 95 % interval (Student's t)."""
-    name, values = metric
-    # Of 1 to 9 degrees of freedom.
-    t = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)[min(len(values), 10) - 2]
-    half = t * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{name} {np.mean(values):.4f} ± {half:.4f}"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.public import asked, print_rows
+from benchmarks.public import Cell, asked, print_rows
 from benchmarks.published import JOBS as PUBLISHED
 from twotower import parse_config
 from twotower.evaluation import evaluate as ev
@@ -34,7 +34,7 @@ RANDOM: Mapping[str, Any] = {"data": {"split": "random_per_user"}}
 PUBLIC = ("gowalla", "yelp2018")
 
 
-def row(name: str, seed: int, folder: Path) -> str:
+def row(name: str, seed: int, folder: Path) -> list[Cell]:
     is_public = name in PUBLIC
     tables = PUBLISHED[name].tables(folder)[0] if is_public else folder / name
     settings = PUBLISHED[name].settings if is_public else RANDOM
@@ -65,10 +65,10 @@ def row(name: str, seed: int, folder: Path) -> str:
     passed = next((at for at, value in curve if value > tuned), None)
     reached = next(at for at, value in curve if value == ours)
     until = "never" if passed is None else f"{passed:.0f} s, {passed / fitting:.1f} x"
-    return (
-        f"| {name} | {seed} | {ours:.4f} | {tuned:.4f} | {fitting:.0f} s | {tuning:.0f} s "
-        f"| {until} | {reached:.0f} s | {curve[-1][0]:.0f} s |"
-    )
+    assert ours is not None
+    seconds = (fitting, tuning, reached, curve[-1][0])
+    fit_took, search_took, best_after, stopped = (f"{each:.0f} s" for each in seconds)
+    return [ours, tuned, fit_took, search_took, until, best_after, stopped]
 
 
 def ials(planned: Plan, measure: Validation, seed: int) -> tuple[float, float, float]:

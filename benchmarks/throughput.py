@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.throughput_world import (
     CATEGORY_DIM,
@@ -164,8 +165,13 @@ class PlainTower(nn.Module):
         return functional.normalize(self.ids(rows) + described, dim=1)
 
 
-def plain(world: World, loss: str, rows: int) -> Contestant:
-    """PyTorch with dense Adam; all data in tensors, batches of random rows."""
+def plain(world: World, loss: str, rows: int, *, by_loader: bool) -> Contestant:
+    """PyTorch with dense Adam.
+
+    Args:
+        by_loader: whether batches come from a DataLoader that shuffles, as in tutorials; else
+            all rows are shuffled at once and cut.
+    """
     users, items = (
         PlainTower(len(world.user_codes), USER_FEATURES),
         PlainTower(len(world.item_codes), ITEM_FEATURES),
@@ -196,8 +202,13 @@ def plain(world: World, loss: str, rows: int) -> Contestant:
 
     def run(seconds: float) -> float:
         def steps(tell: Callable[[int], None]) -> Iterator[None]:
-            order = torch.randperm(len(pairs))
-            for batch in pairs[order].split(positives):  # type: ignore[no-untyped-call]
+            if by_loader:
+                loader = DataLoader(TensorDataset(pairs), positives, shuffle=True)
+                batches = (batch for (batch,) in loader)
+            else:
+                cut = pairs[torch.randperm(len(pairs))].split(positives)  # type: ignore[no-untyped-call]
+                batches = iter(cut)
+            for batch in batches:
                 step(batch)
                 tell(len(batch))
             yield
@@ -281,7 +292,8 @@ def main() -> None:
                 made = Ours.of(world, loss, rows, precision=precision)
                 who[f"products, {precision}"] = made.products()
                 who[f"twotower, {precision}"] = made.training()
-            who["PyTorch, Adam"] = plain(world, loss, rows)
+            who["PyTorch, Adam"] = plain(world, loss, rows, by_loader=False)
+            who["PyTorch with a DataLoader, Adam"] = plain(world, loss, rows, by_loader=True)
             if given.tfrs:
                 who["TFRS, Adagrad"] = tfrs(given.tfrs, world, loss, rows, "Adagrad")
                 who["TFRS, Adam"] = tfrs(given.tfrs, world, loss, rows, "Adam")

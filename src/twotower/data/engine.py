@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import gettempdir
 from typing import Any
 
@@ -17,12 +18,14 @@ import numpy as np
 
 from twotower.config import DataConfig
 from twotower.data.faults import first_fault, mentions
-from twotower.data.memory import available_bytes
+from twotower.data.memory import available_bytes, in_words
 from twotower.errors import DataError
 
 # With less the engine can not do anything; nor can a thread of several, which all take theirs;
 # and it takes more than it counts.
 _LEAST_BYTES, _THREAD_BYTES, _UNCOUNTED_BYTES = 2**27, 2**28, 2**27
+# Of the size of a text what is taken at least when it is parsed and does not fit into memory.
+_OF_A_TEXT = 0.6
 _SCALARS = np.number, np.bool_, np.str_
 
 READERS: Mapping[str, str] = {
@@ -73,14 +76,15 @@ class Table:
         return f"{path.parent.name}/{path.name}" if is_part else path.name
 
 
-def connect() -> duckdb.DuckDBPyConnection:
+def connect(config: DataConfig | None = None) -> duckdb.DuckDBPyConnection:
     """A private engine in memory: silent, and in UTC wherever the machine stands.
 
-    It takes half of what is free, and goes on on the disk. Closed, it gives back the memory but
-    not the addresses, and a limit of the shell counts those.
+    It takes half of what is free, or of what the config allows, and goes on on the disk.
+    Closed, it gives back the memory but not the addresses, and a limit of the shell counts
+    those.
     """
     engine = duckdb.connect()
-    free = available_bytes(DataConfig()) - _UNCOUNTED_BYTES
+    free = available_bytes(config or DataConfig()) - _UNCOUNTED_BYTES
     most = max(free // 2, _LEAST_BYTES)
     engine.execute(f"SET memory_limit = '{most // 2**20}MiB'")
     threads = min(max(most // _THREAD_BYTES, 1), os.cpu_count() or 1)
@@ -201,6 +205,8 @@ def open_files(
     # Parquet is read where it lies; text would be parsed anew by each question.
     how = "VIEW" if suffix in {".parquet", ".pq"} else "TEMP TABLE"
     raw, is_text = quote(f"{name} raw"), how != "VIEW" and not is_remote(path)
+    if is_text:
+        _require_disk(path, files)
     try:
         engine.execute(f"CREATE OR REPLACE {how} {raw} AS FROM {reader}").fetchall()
     except duckdb.Error as error:
@@ -214,6 +220,24 @@ def open_files(
     if is_meant and (fault := first_fault(files, _types(engine, raw, path))):
         raise DataError(fault)
     return _plain_view(engine, name, path)
+
+
+def _require_disk(path: str, files: Sequence[str]) -> None:
+    """Refuse texts for which neither memory nor the disk has room, before they are parsed.
+
+    Raises:
+        DataError: they are too large.
+    """
+    size = float(sum(os.path.getsize(file) for file in files))
+    needed, place = size * _OF_A_TEXT, gettempdir()
+    there = float(available_bytes(DataConfig()) + disk_usage(place).free)
+    if needed > there:
+        raise DataError(
+            f"{path}: it is text, of {in_words(size)}, and parsing it takes about "
+            f"{in_words(needed)} of memory and of the disk at {place}, where {in_words(there)} "
+            "are free; write it as Parquet, which is read where it lies, or name a folder with "
+            "more room in the environment variable TMPDIR"
+        )
 
 
 def _keep_spelling(engine: duckdb.DuckDBPyConnection, raw: str, reader: str, path: str) -> None:

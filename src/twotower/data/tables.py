@@ -102,7 +102,7 @@ def read(
         DataError: something is missing or wrong; all that was found is in the message.
     """
     config = config or DataConfig()
-    connection = engine.connect()
+    connection = engine.connect(config)
     located = locate(source, config)
     opened = _open_all(connection, located, where(source))
     users, items = opened.pop("users", None), opened.pop("items", None)
