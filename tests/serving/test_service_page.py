@@ -134,6 +134,8 @@ class TestInABrowser:
         why.locator("summary").focus()
         it.page.keyboard.press("Enter")
         assert "what was liked" in why.inner_text()
+        # Of seven that were liked in training five are named.
+        assert "and 2 others" in why.inner_text()
         liked = [shop.item_values["title"][row - 1] for row in shop.liked.of(8)[::-1]]
         it.until_names_are(liked, "liked")
         met = shop.items.of(shop.seen.of(8)).tolist()
