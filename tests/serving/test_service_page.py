@@ -14,11 +14,12 @@ import pytest
 from servers import Server, serving
 
 from browsers import browser_only, chromium
-from twotower import runs
+from twotower import pipeline, runs
+from twotower.retrieval.changes import ItemRecords
 from twotower.retrieval.recommender import Recommender
 from twotower.serving.keys import add_key, make_key
 from twotower.serving.shelf import Shelf, items_of, users_of
-from worlds import GENRES, NUM_ITEMS, NUM_USERS, trained
+from worlds import GENRES, NUM_ITEMS, NUM_USERS, checkerboard, settings, trained
 
 DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
@@ -418,6 +419,34 @@ class TestTheShelf:
         # Only the first ones tell what a column holds, so one may come later.
         shelf = items_of(replace(shop, item_values={**shop.item_values, "cover": covers}))
         assert shelf.picture is None or shelf.cards([4])[0].picture is None
+
+    def test_what_leads_to_pictures_is_kept_and_shown_and_never_learned_from(self) -> None:
+        world = checkerboard()
+        every = range(NUM_ITEMS)
+        seen = {
+            "title": [f"Record{n}" for n in every],
+            "cover": [f"/covers/{n}.jpg" for n in every],
+            "poster": [f"https://elsewhere.org/{n}.png?w=90" for n in every],
+        }
+        world["items"] = {**world["items"], **seen}
+        found = pipeline.fit(world, settings(training={"epochs": 1}))
+        assert list(found.item_encoders.by_column) == ["genre", "year"]
+        record = {"genre": "folk", "title": "Later", "cover": "/covers/new.jpg"}
+        table = {"item_id": [998], **{name: [value] for name, value in record.items()}}
+        more = found.add_items(ItemRecords([999], [record])).add_items(table)
+        cards = items_of(more).cards(more.items.rows([507, 999, 998]))
+        assert [card.picture for card in cards] == [
+            "/covers/7.jpg",
+            "/covers/new.jpg",
+            "/covers/new.jpg",
+        ]
+        assert [card.title for card in cards] == ["Record7", "Later", "Later"]
+        assert cards[0].about == "funk · year 1957"
+        assert [each.name for each in items_of(more).columns] == ["genre", "year"]
+        # A host elsewhere is asked for nothing, and its address is nobody's name.
+        far = {name: values for name, values in more.item_values.items() if name == "poster"}
+        [card] = items_of(replace(more, item_values=far)).cards([1])
+        assert (card.picture, card.title) == (None, "500")
 
     def test_without_titles_an_item_is_told_by_its_columns(self) -> None:
         [card] = items_of(trained()).cards([1])
