@@ -37,6 +37,7 @@ Kind = Literal[
     "text",
     "vector",
     "timestamp",
+    "shown",
     "weight",
     "rating",
     "label",

@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from twotower import pipeline, runs
 from twotower.errors import DataError, GivenUpError, RequestError
+from twotower.retrieval import explain
 from twotower.retrieval.answer import answer
 from twotower.retrieval.changes import ItemRecords, Recent
 from twotower.retrieval.people import encoded, look_up
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.rerank import choose
-from twotower.retrieval.wish import Person, Wish
+from twotower.retrieval.wish import Others, Person, Wish
 from worlds import GENRES, NUM_ITEMS, checkerboard, genre_of, settings, shopkeeper, trained
 
 SOME = [Person(user=user) for user in (100, 101, 117, 142)]
@@ -352,7 +353,29 @@ class TestWhy:
             assert adds.keys() == {500, 501, 504}
             assert sum(adds.values()) == pytest.approx(each.why.history, abs=1e-4)
         assert own.items[0].why is not None
-        assert [part.name for part in own.items[0].why.items][-1] == 501
+        assert min(own.items[0].why.items, key=lambda part: part.adds).name == 501
+
+    def test_of_a_long_history_the_largest_are_named_and_the_others_added_up(
+        self, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        person = Person(history=[501, 505, 509, *range(500, 528, 4)])
+        wish = Wish(k=NUM_ITEMS, include_seen=True, explain=True)
+        [own] = answer(recommender, [person], wish)
+        monkeypatch.setattr(explain, "_SHOWN", NUM_ITEMS)
+        [whole] = answer(recommender, [person], wish)
+        named = []
+        for each, every in zip(own.items, whole.items, strict=True):
+            assert each.why is not None
+            assert every.why is not None
+            assert every.why.others == Others(count=0, adds=0.0)
+            assert each.why.items == every.why.items[:5]
+            sizes = [abs(part.adds) for part in every.why.items]
+            assert sizes == sorted(sizes, reverse=True)
+            assert each.why.others.count == 5
+            parts = sum(part.adds for part in each.why.items) + each.why.others.adds
+            assert parts == pytest.approx(each.why.history, abs=1e-4)
+            named += [part.adds for part in each.why.items]
+        assert min(named) < -0.3 < 0.3 < max(named)
 
     def test_of_a_history_read_in_order_a_part_is_what_is_lost_without_it(self) -> None:
         history = [500, 501, 504]

@@ -18,6 +18,7 @@ ROUTES = [
     *("POST /v1/recommend", "POST /v1/similar", "POST /v1/score", "POST /v1/events"),
     *("PUT /v1/items", "GET /v1/items/{item_id}", "DELETE /v1/items/{item_id}"),
     *("GET /v1/about", "POST /v1/find", "POST /v1/cards", "GET /v1/map"),
+    "POST /v1/place",
     "GET /v1/users/{user_id}",
     *("POST /v1/admin/load", "POST /v1/admin/rollback"),
     *("GET /livez", "GET /readyz", "GET /metrics"),

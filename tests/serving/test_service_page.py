@@ -14,11 +14,13 @@ import pytest
 from servers import Server, serving
 
 from browsers import browser_only, chromium
-from twotower import runs
+from twotower import pipeline, runs
+from twotower.retrieval.changes import ItemRecords
 from twotower.retrieval.recommender import Recommender
+from twotower.serving import front
 from twotower.serving.keys import add_key, make_key
 from twotower.serving.shelf import Shelf, items_of, users_of
-from worlds import GENRES, NUM_ITEMS, NUM_USERS, trained
+from worlds import GENRES, NUM_ITEMS, NUM_USERS, checkerboard, settings, trained
 
 DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
@@ -64,10 +66,11 @@ def browser() -> Iterator[Any]:
 class Opened:
     """The page in Chromium, what its scripts complained of and whom it asked."""
 
-    def __init__(self, browser: Any, url: str, **context: Any) -> None:
+    def __init__(self, browser: Any, url: str, watching: str = "", **context: Any) -> None:
         self.context = browser.new_context(**context)
         self.context.set_default_timeout(8000)
         self.page = self.context.new_page()
+        self.page.add_init_script(watching)
         self.complaints: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda said: self.complaints.append(said.text))
@@ -134,6 +137,8 @@ class TestInABrowser:
         why.locator("summary").focus()
         it.page.keyboard.press("Enter")
         assert "what was liked" in why.inner_text()
+        # Of seven that were liked in training five are named.
+        assert "and 2 others" in why.inner_text()
         liked = [shop.item_values["title"][row - 1] for row in shop.liked.of(8)[::-1]]
         it.until_names_are(liked, "liked")
         met = shop.items.of(shop.seen.of(8)).tolist()
@@ -248,6 +253,53 @@ class TestInABrowser:
         it.page.click("#hits button >> nth=0")
         it.page.locator("#item-title", has_text="jazz record").wait_for()
 
+    def test_on_the_map_a_user_stays_where_they_are_whatever_the_dials(
+        self, opened: Open
+    ) -> None:
+        it = opened(watching=WATCHED)
+        it.page.wait_for_selector("#atlas-whole:not([hidden])")
+        it.find_user("107")
+        ranks = [str(rank + 1) for rank in range(10)]
+        rings = until_written(it, ["★", *ranks])
+        mine = rings["★"]
+        it.page.evaluate("window.written = {}")
+        it.slide("popularity", -1)
+        it.slide("diversity", 1)
+        it.page.click("#filters summary")
+        it.page.get_by_role("checkbox", name="jazz").check()
+        it.page.wait_for_timeout(500)
+        it.page.wait_for_selector("#lists:not([aria-busy])")
+        moved = until_written(it, ["★", *ranks])
+        assert moved["★"] == mine
+        assert any(moved[rank] != rings[rank] for rank in ranks)
+        # Once for nobody, and once for this user.
+        assert len([url for url in it.asked if url.endswith("/v1/place")]) == 2
+        it.find_user("108")
+        it.page.wait_for_timeout(500)
+        it.page.wait_for_selector("#lists:not([aria-busy])")
+        assert until_written(it, ["★"])["★"] != mine
+
+    def test_of_a_long_history_it_says_what_is_not_shown(
+        self, opened: Open, stocked: Server, shop: Recommender
+    ) -> None:
+        told = [
+            {"id": f"long-{n}", "user": "reader", "item": item}
+            for n, item in enumerate(shop.items.values[:30].tolist())
+        ]
+        stocked.post("/v1/events", {"events": told})
+        it = opened()
+        it.find_user("reader")
+        it.page.wait_for_selector("#liked-rest:not([hidden])")
+        assert len(it.names("liked")) == 20
+        left = it.page.inner_text("#liked-rest")
+        assert " ".join(left.split()) == "and 10 more Show 10 of them"
+        it.page.focus("#liked-all")
+        it.page.keyboard.press("Enter")
+        assert len(it.names("liked")) == 30
+        assert not it.page.locator("#liked-rest").is_visible()
+        # Who goes by keyboard goes on where the list goes on.
+        assert it.page.evaluate("document.activeElement.textContent") == it.names("liked")[20]
+
     def test_what_is_named_like_a_script_does_nothing(self, opened: Open) -> None:
         it = opened()
         it.page.click("#compose summary")
@@ -266,10 +318,26 @@ class TestInABrowser:
         it.find_user("107")
         it.page.wait_for_selector("#atlas-whole:not([hidden])")
         it.page.click("#filters summary")
+        it.page.click("#compose summary")
+        it.page.click("#recommended .plus >> nth=0")
         it.page.click("#recommended .why summary >> nth=0")
+        it.page.fill("#seek", "jazz")
+        for field, found in (("#user", "#users"), ("#add", "#adds")):
+            it.page.fill(field, "record" if field == "#add" else "1")
+            it.page.hover(f"{found} button >> nth=1")
+            assert it.page.evaluate(TOO_PALE) == []
+            it.page.keyboard.press("Escape")
         it.page.wait_for_selector("#lists:not([aria-busy])")
         # A fade that is going on would be measured half way.
         it.page.wait_for_timeout(250)
+        # The box of mistakes and the form for a key, with all else beside them.
+        it.page.evaluate(SHOW_TROUBLE)
+        for part in ("#chosen li", "#trouble", "#door", "#hits button"):
+            assert it.page.locator(part).first.is_visible()
+        assert it.page.evaluate(TOO_PALE) == []
+        it.page.click("#recommended .name >> nth=0")
+        it.page.wait_for_selector("#item-similar li")
+        assert it.page.locator("#item-values dd").first.is_visible()
         assert it.page.evaluate(TOO_PALE) == []
 
     def test_on_a_phone_nothing_sticks_out(self, opened: Open) -> None:
@@ -308,6 +376,16 @@ class TestInABrowser:
             assert len(it.expected) == 3
 
 
+def until_written(it: Opened, texts: list[str]) -> dict[str, list[float]]:
+    """Where the map has these texts, once all were drawn (see ``WATCHED``)."""
+    for _ in range(80):
+        found: dict[str, list[float]] = it.page.evaluate("window.written")
+        if found.keys() >= set(texts):
+            return found
+        it.page.wait_for_timeout(100)
+    raise AssertionError(f"only {list(found)} were drawn")
+
+
 def drawn(it: Opened) -> str:
     return str(it.page.evaluate("document.getElementById('canvas').toDataURL()"))
 
@@ -317,6 +395,17 @@ PAINTED = """() => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return data.filter((value, n) => n % 4 === 3 && value > 0).length;
 }"""
+# Where texts were drawn last, by text.
+WATCHED = """window.written = {};
+const write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+  window.written[text] = place;
+  write.call(this, text, ...place);
+};"""
+SHOW_TROUBLE = """() => {
+  document.getElementById("trouble").textContent = "The service does not answer.";
+  for (const id of ["trouble", "door"]) document.getElementById(id).hidden = false;
+}"""
 TOO_PALE = """() => {
   const parts = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
   const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
@@ -324,7 +413,8 @@ TOO_PALE = """() => {
     .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
   const found = [];
   for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    const own = element.matches("input, select")
+      || [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
     if (!own || !element.checkVisibility() || element.closest(".skip, noscript")) continue;
     let below = element, back;
     do { back = parts(getComputedStyle(below).backgroundColor); below = below.parentElement; }
@@ -340,6 +430,32 @@ NAMELESS = """() => [...document.querySelectorAll("input, select, button, canvas
   .filter((each) =>
   !each.labels?.length && !each.getAttribute("aria-label") && !each.textContent.trim())
   .map((each) => each.outerHTML.slice(0, 90))"""
+
+
+def test_all_colours_of_the_map_stand_out_by_day_and_by_night() -> None:
+    folder = Path(front.__file__).parent / "page"
+    script, style = ((folder / name).read_text() for name in ("map.js", "page.css"))
+    told = re.search(r"const TONES.*?const CELLS", script, re.S)
+    assert told is not None
+    tones = re.findall(r"#([0-9a-f]{6})", told[0])
+    scale = re.findall(r"0x(..), 0x(..), 0x(..)", told[0])
+    tones += ["".join(each) for each in scale]
+    assert len(tones) == 13
+    backs = re.findall(r"--(?:paper|panel): #([0-9a-f]{6})", style)
+    assert len(backs) == 4
+
+    def light(tone: str) -> float:
+        parts = [int(tone[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(c * w for c, w in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+
+    pale = []
+    for tone in tones:
+        for back in backs:
+            low, high = sorted([light(tone), light(back)])
+            if (high + 0.05) / (low + 0.05) < 3:
+                pale.append((tone, back))
+    assert pale == []
 
 
 class TestTheRoutesItReads:
@@ -369,6 +485,22 @@ class TestTheRoutesItReads:
         assert (columns["year"]["low"], columns["year"]["high"]) == (1950, 1997)
         assert [each["name"] for each in about["user_columns"]] == ["taste", "age"]
         assert about["outcome"] == "win"
+
+    def test_a_person_is_placed_by_their_own_vector(self, stocked: Server) -> None:
+        while not (found := stocked.ask("GET", "/v1/map").json["map"]):
+            pass
+        of = {"jazz": 0, "punk": 1, "folk": 2, "funk": 3}
+
+        def nearest(person: Any) -> int:
+            place = stocked.post("/v1/place", person).json
+            far = np.hypot(np.array(found["x"]) - place["x"], np.array(found["y"]) - place["y"])
+            return int(found["ids"][int(far.argmin())]) % 4
+
+        for taste, remainder in of.items():
+            assert nearest({"features": {"taste": taste}}) == remainder
+        assert nearest({"user": 107}) == 107 % 4 - 100 % 4
+        nobody = stocked.post("/v1/place", {"user": "who?"}).json
+        assert (nobody["x"], nobody["y"]) == (None, None)
 
     def test_a_user_has_what_was_told_since(self, stocked: Server) -> None:
         before = stocked.ask("GET", "/v1/users/newcomer").json
@@ -416,6 +548,34 @@ class TestTheShelf:
         # Only the first ones tell what a column holds, so one may come later.
         shelf = items_of(replace(shop, item_values={**shop.item_values, "cover": covers}))
         assert shelf.picture is None or shelf.cards([4])[0].picture is None
+
+    def test_what_leads_to_pictures_is_kept_and_shown_and_never_learned_from(self) -> None:
+        world = checkerboard()
+        every = range(NUM_ITEMS)
+        seen = {
+            "title": [f"Record{n}" for n in every],
+            "cover": [f"/covers/{n}.jpg" for n in every],
+            "poster": [f"https://elsewhere.org/{n}.png?w=90" for n in every],
+        }
+        world["items"] = {**world["items"], **seen}
+        found = pipeline.fit(world, settings(training={"epochs": 1}))
+        assert list(found.item_encoders.by_column) == ["genre", "year"]
+        record = {"genre": "folk", "title": "Later", "cover": "/covers/new.jpg"}
+        table = {"item_id": [998], **{name: [value] for name, value in record.items()}}
+        more = found.add_items(ItemRecords([999], [record])).add_items(table)
+        cards = items_of(more).cards(more.items.rows([507, 999, 998]))
+        assert [card.picture for card in cards] == [
+            "/covers/7.jpg",
+            "/covers/new.jpg",
+            "/covers/new.jpg",
+        ]
+        assert [card.title for card in cards] == ["Record7", "Later", "Later"]
+        assert cards[0].about == "funk · year 1957"
+        assert [each.name for each in items_of(more).columns] == ["genre", "year"]
+        # A host elsewhere is asked for nothing, and its address is nobody's name.
+        far = {name: values for name, values in more.item_values.items() if name == "poster"}
+        [card] = items_of(replace(more, item_values=far)).cards([1])
+        assert (card.picture, card.title) == (None, "500")
 
     def test_without_titles_an_item_is_told_by_its_columns(self) -> None:
         [card] = items_of(trained()).cards([1])

@@ -9,6 +9,7 @@ from twotower.data import engine
 from twotower.data.engine import Table, literal, quote
 from twotower.data.schema import (
     DATE_FORMATS,
+    PICTURE,
     Column,
     ColumnFacts,
     is_integer,
@@ -76,12 +77,14 @@ def _closer(table: Table, name: str, known: ColumnFacts) -> ColumnFacts:
     if sql_type == "VARCHAR":
         words = f"avg(len(string_split_regex(trim({sql}), '\\s+')))"
         bars = f"avg(CAST(contains({sql}, '|') AS INTEGER))"
-        both = f"SELECT {words}, {bars} FROM {table.name}"
-        mean_words, share = engine.rows(table.engine, both, table.source)[0]
+        pictures = f"avg(CAST(regexp_matches({sql}, {literal(PICTURE)}, 'i') AS INTEGER))"
+        every = f"SELECT {words}, {bars}, {pictures} FROM {table.name}"
+        mean_words, share, of_pictures = engine.rows(table.engine, every, table.source)[0]
         return replace(
             known,
             mean_words=mean_words,
             share_with_bars=share,
+            share_of_pictures=of_pictures,
             date_format=date_format([table], name),
         )
     if sql_type.endswith("]"):

@@ -1,4 +1,5 @@
-"""What each column is: id, number, category, list, text, vector, time; declared or inferred."""
+"""What each column is, declared or inferred: id, number, category, list, text, vector, time,
+or only to be shown."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ FEATURE_KINDS: tuple[Kind, ...] = (
     "text",
     "vector",
     "timestamp",
+    "shown",
 )
+"""What a column of users or items may be, but for an id and what is ignored. What is shown is
+kept and never learned from."""
 INTERACTION_KINDS: tuple[Kind, ...] = (
     "user_id",
     "item_id",
@@ -70,6 +74,10 @@ _INTERACTION_NAMES: Mapping[Kind, set[str]] = {
     "weight": {"weight", "count", "plays", "playcount", "quantity"},
 }
 
+_NAMES = {"title", "name", "label", "headline"}
+PICTURE = r"^(data:image/|\S+\.(jpe?g|png|gif|webp|avif|svg)([?#]\S*)?$)"
+"""Paths and addresses of images by their ending, and images written out; in any case."""
+_PICTURE = re.compile(PICTURE, re.IGNORECASE)
 GUESSED = "its place, no name being known"
 """The reason for an id that was only guessed."""
 Guess = tuple[Kind, str, str]
@@ -107,6 +115,7 @@ class ColumnFacts:
         example: an early value as text; "" where the first rows have none.
         is_whole: a column of numbers that all are whole.
         share_with_bars: of texts, the share with a ``|`` in it.
+        share_of_pictures: of texts, the share that leads to an image (see ``PICTURE``).
         mean_words: of texts, the words in one.
         date_format: of texts, the first known format that reads all of them, or "".
         list_length: the length that all lists share, or 0.
@@ -117,6 +126,7 @@ class ColumnFacts:
     example: str = ""
     is_whole: bool = False
     share_with_bars: float = 0.0
+    share_of_pictures: float = 0.0
     mean_words: float = 1.0
     date_format: str = ""
     list_length: int = 0
@@ -125,6 +135,15 @@ class ColumnFacts:
 def plain_name(name: str) -> str:
     """The name without case and punctuation: ``User_ID`` and ``userId`` are ``userid``."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def is_picture(text: str) -> bool:
+    """Whether a text leads to an image, or is one.
+
+    >>> [is_picture(text) for text in ("/a/7.jpg", "https://a.b/7.PNG?w=9", "7.jpg is new")]
+    [True, True, False]
+    """
+    return _PICTURE.match(text) is not None
 
 
 def is_named_like_a_time(name: str) -> bool:
@@ -257,7 +276,7 @@ def _guess(name: str, sql_type: str, facts: ColumnFacts) -> Guess:
     if is_number(sql_type):
         return _guess_number(name, facts)
     if sql_type in {"VARCHAR", "UUID"}:
-        return _guess_text(facts)
+        return _guess_text(name, facts)
     return "ignore", f"type {sql_type} is not supported", ""
 
 
@@ -283,10 +302,12 @@ def _guess_number(name: str, facts: ColumnFacts) -> Guess:
     return "numeric", "its type", ""
 
 
-def _guess_text(facts: ColumnFacts) -> Guess:
+def _guess_text(name: str, facts: ColumnFacts) -> Guess:
     share_distinct = facts.num_distinct / facts.num_values
     if facts.date_format:
         return "timestamp", f"dates such as {facts.date_format}", facts.date_format
+    if facts.share_of_pictures > 0.8:
+        return "shown", "pictures", ""
     if facts.share_with_bars > 0.2:
         return "list", "categories with '|' between", "|"
     words = f"{facts.mean_words:.1f} words on average"
@@ -295,5 +316,7 @@ def _guess_text(facts: ColumnFacts) -> Guess:
     if facts.mean_words >= 3 and facts.num_distinct > 100:
         return "text", f"{words}, {facts.num_distinct} different values", ""
     if share_distinct > 0.5 and facts.num_distinct > 20:
+        if plain_name(name) in _NAMES:
+            return "shown", "names, nearly every one different", ""
         return "ignore", "nearly every value is different", ""
     return "categorical", f"{facts.num_distinct} different values", ""

@@ -90,7 +90,11 @@ def _missing(table: str, encoders: Encoders, entities: Entities) -> Iterator[str
     gone = [name for name in encoders.by_column if name not in entities.values]
     if not gone:
         return
-    new = [name for name in entities.values if name not in encoders.by_column]
+    new = [
+        name
+        for name in entities.values
+        if name not in encoders.by_column and entities.columns[name].kind != "shown"
+    ]
     unread = f"; not read by the run: {_named(new)}" if new else ""
     yield (
         f"{table}: the data lacks {_named(gone)}, which the run learned from; of {table} that "

@@ -20,8 +20,8 @@ def embed(
     into: Annotated[
         str,
         typer.Option(
-            help="A Parquet file, or postgresql://USER@HOST/NAME with pgvector; of towers a "
-            "new folder."
+            help="A Parquet file, postgresql://USER@HOST/NAME with pgvector, or "
+            "milvus:http://HOST:19530 or milvus:FILE.db; of towers a new folder."
         ),
     ],
 ) -> None:

@@ -67,7 +67,7 @@ def write_to_postgres(
             _require_pgvector(connection)
             for side in SIDES:
                 if side in sides:
-                    ids, vectors = _rows(recommender, side)
+                    ids, vectors = rows_of(recommender, side)
                     _replace(connection, f"twotower_{side}", ids, vectors, run)
                     counts[side] = len(ids)
     except (psycopg.Error, UnicodeError) as error:
@@ -80,7 +80,8 @@ def write_to_postgres(
     return counts
 
 
-def _rows(recommender: Recommender, side: str) -> tuple[Ids, np.ndarray]:
+def rows_of(recommender: Recommender, side: str) -> tuple[Ids, np.ndarray]:
+    """Ids and vectors of the users, or of the items that may be recommended."""
     if side == "users":
         return recommender.users, recommender.user_vectors[1:].numpy()
     chosen = torch.nonzero(recommender.is_candidate).squeeze(1)

@@ -22,8 +22,8 @@
   // Of middle tones, which are seen by day and by night; the last is for none of these.
   const tones = ["#2f7de1", "#d9730d", "#2c9a5b", "#db4b4b", "#9a6ae0", "#1799a3", "#c94f9b",
     "#94712f", "#6f8f1a"];
-  const grey = "#98a1ad";
-  const scale = [[0, "#2f7de1"], [0.5, "#b054c0"], [1, "#e2711d"]];
+  const grey = "#7f8996";
+  const scale = [[0, "#2f7de1"], [0.5, "#b054c0"], [1, "#d96a14"]];
 
   function traces(items, colouring, kind, size) {
     const texts = items.about.map((about, n) =>

@@ -65,12 +65,13 @@ def with_items(recommender: Recommender, table: Any) -> Recommender:
 
 
 def _read(recommender: Recommender, source: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    columns = {
+    features = {
         name: column for name, (column, _) in recommender.item_encoders.by_column.items()
     }
+    shown = {name: each.column for name, each in recommender.catalogue.columns.items()}
+    columns = {**shown, **features}
     if isinstance(source, ItemRecords):
-        shown = {name: each.column for name, each in recommender.catalogue.columns.items()}
-        return source.read(recommender.items, {**shown, **columns})
+        return source.read(recommender.items, columns)
     return read_plain(
         source, "items", recommender.items.column, columns, recommender.items.are_numbers
     )

@@ -15,7 +15,7 @@ from twotower.data.interactions import Histories
 from twotower.model.history import PackedHistory, PooledHistory
 from twotower.retrieval.people import Known, encoded
 from twotower.retrieval.recommender import Recommender
-from twotower.retrieval.wish import Part, Why
+from twotower.retrieval.wish import Others, Part, Why
 
 _SHOWN = 5
 
@@ -44,6 +44,7 @@ def explained(
                 bias=0.0,
                 popularity=float(dialled),
                 items=[],
+                others=Others(count=0, adds=0.0),
                 columns=[],
                 is_exact=True,
             )
@@ -82,6 +83,7 @@ def explained(
     columns = list(known.features)
     by_column = _lost(recommender, [known] * len(columns), columns, items, itself)
     names = recommender.items.of(known.history.astype(np.int64)).tolist()
+    items_told = [_largest(names, adds) for adds in by_item.T]
     return [
         Why(
             id=float(own[0, place]),
@@ -89,8 +91,9 @@ def explained(
             history=float(history[0, place]),
             bias=float(bias[place]),
             popularity=float(by_popularity[place]),
-            items=_largest(names, by_item[:, place]),
-            columns=_largest(columns, by_column[:, place]),
+            items=items_told[place][0],
+            others=items_told[place][1],
+            columns=_largest(columns, by_column[:, place])[0],
             is_exact=is_exact or not len(names),
         )
         for place in range(len(rows))
@@ -115,8 +118,9 @@ def _lost(
     return torch.from_numpy(scores) - vectors @ items.T
 
 
-def _largest(names: Sequence[Any], adds: Float32[Tensor, " N"]) -> list[Part]:
-    if not len(adds):
-        return []
-    order = torch.argsort(adds, descending=True)[:_SHOWN].tolist()
-    return [Part(name=names[n], adds=float(adds[n])) for n in order]
+def _largest(names: Sequence[Any], adds: Float32[Tensor, " N"]) -> tuple[list[Part], Others]:
+    """Those that count most, for or against, and the others together."""
+    order = torch.argsort(adds.abs(), descending=True)
+    largest = [Part(name=names[n], adds=float(adds[n])) for n in order[:_SHOWN].tolist()]
+    rest = adds[order[_SHOWN:]]
+    return largest, Others(count=len(rest), adds=float(rest.sum()))

@@ -146,6 +146,15 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """The items of a history that are not named, taken together."""
+
+    __pydantic_config__ = _ANSWERED
+    count: Annotated[int, Field(ge=0, description="How many there are.")]
+    adds: Annotated[float, Field(description="Their parts added up, in units of the score.")]
+
+
+@dataclass(frozen=True, slots=True)
 class Why:
     """What carried a recommendation; ``id + features + history + bias + popularity = score``.
 
@@ -159,10 +168,18 @@ class Why:
     history: Annotated[float, Field(description="What the history adds.")]
     bias: Annotated[float, Field(description="What everybody makes of the item.")]
     popularity: Annotated[float, Field(description="What the popularity dial adds.")]
-    items: Annotated[list[Part], Field(description="Of the history, those that add most.")]
-    columns: Annotated[list[Part], Field(description="Of the features, those that add most.")]
+    items: Annotated[
+        list[Part],
+        Field(description="Of the history, those that add or take most, the largest first."),
+    ]
+    others: Annotated[Others, Field(description="Of the history, those not named in `items`.")]
+    columns: Annotated[
+        list[Part],
+        Field(description="Of the features, those that add or take most, the largest first."),
+    ]
     is_exact: Annotated[
-        bool, Field(description="Whether the parts of the items add up to the history's.")
+        bool,
+        Field(description="Whether the parts of `items` and `others` add up to `history`."),
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from twotower.data.features import Encoders
+from twotower.data.schema import is_picture
 from twotower.errors import shortened
 from twotower.retrieval.recommender import Recommender
 
@@ -59,7 +60,7 @@ def in_words(
             if isinstance(value, list):
                 words += [", ".join(map(str, value[:4]))] if value else []
             elif isinstance(value, str):
-                words.append(shortened(value, 40))
+                words += [] if is_picture(value) else [shortened(value, 40)]
             elif name in flags:
                 words += [name] if value == 1.0 else []
             elif value is not None and not math.isnan(value):

@@ -49,6 +49,13 @@ async def get_map(request: Request) -> Response:
     return answered(schemas.MapAnswer, served, map=found)
 
 
+async def place(request: Request, body: schemas.PersonBody) -> Response:
+    """Where a person is on the map, by their own vector alone."""
+    showcase, desk = _parts(request)
+    served, (x, y) = await desk.ask(showcase.place, body)
+    return answered(schemas.PlaceAnswer, served, x=x, y=y)
+
+
 def _parts(request: Request) -> tuple[Showcase, Desk]:
     return request.app.state.showcase, parts(request)[1]
 
@@ -58,5 +65,6 @@ ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
     ("POST", "/v1/find", find, schemas.CardsAnswer),
     ("POST", "/v1/cards", cards, schemas.CardsAnswer),
     ("GET", "/v1/map", get_map, schemas.MapAnswer),
+    ("POST", "/v1/place", place, schemas.PlaceAnswer),
     ("GET", "/v1/users/{user_id:path}", get_user, schemas.UserAnswer),
 )

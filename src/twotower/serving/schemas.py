@@ -266,6 +266,16 @@ class UserAnswer(Answered):
     num_met: int
 
 
+class PlaceAnswer(Answered):
+    """Where a person is on the map of the items."""
+
+    x: float | None = Field(
+        description="Where their nearest items on the map lie, in the mean; null where nothing "
+        "is known of them, or there is no map yet."
+    )
+    y: float | None
+
+
 class MapAnswer(Answered):
     """A map of the items as they were when it was made."""
 

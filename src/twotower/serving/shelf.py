@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from twotower.data.features import Encoders
 from twotower.data.ids import Ids
+from twotower.data.schema import is_picture
 from twotower.retrieval.filters import Catalogue
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.words import in_words, is_yes_no, timestamps
@@ -33,6 +34,7 @@ class Shelf:
     Attributes:
         values: plain values of their columns (see ``Entities``).
         title, picture: the column that names each, or shows it; None where there is none.
+        pictures: the columns that lead to images, also to those that the page may not load.
     """
 
     ids: Ids
@@ -41,6 +43,7 @@ class Shelf:
     times: set[str]
     title: str | None
     picture: str | None
+    pictures: frozenset[str]
 
     @classmethod
     def of(cls, ids: Ids, values: Mapping[str, np.ndarray], encoders: Encoders) -> Shelf:
@@ -52,9 +55,11 @@ class Shelf:
             for name, each in catalogue.columns.items()
             if each.values.dtype == object and each.column.kind != "list"
         }
-        picture = next((n for n, column in texts.items() if _are_pictures(column)), None)
-        named = {name: column for name, column in texts.items() if name != picture}
-        return cls(ids, values, catalogue, timestamps(encoders), _title(named), picture)
+        pictures = frozenset(n for n, column in texts.items() if _are(column, is_picture))
+        picture = next((n for n, column in texts.items() if _are(column, _may_be_loaded)), None)
+        named = {n: column for n, column in texts.items() if n not in {picture, *pictures}}
+        title = _title(named)
+        return cls(ids, values, catalogue, timestamps(encoders), title, picture, pictures)
 
     def cards(self, rows: Sequence[int] | np.ndarray) -> list[Card]:
         """How each of some rows from 1 is shown."""
@@ -64,7 +69,7 @@ class Shelf:
         ids = self.ids.of(rows).tolist()
         for row, identity, about in zip(rows.tolist(), ids, abouts, strict=True):
             picture = self._text(self.picture, row)
-            is_safe = picture is not None and _PICTURE.fullmatch(picture)
+            is_safe = picture is not None and _may_be_loaded(picture)
             cards.append(
                 Card.model_construct(
                     id=identity,
@@ -98,7 +103,7 @@ class Shelf:
 
     def _columns(self) -> Iterator[ColumnAbout]:
         for name, each in self.catalogue.columns.items():
-            if name in {self.title, self.picture}:
+            if name in {self.title, self.picture, *self.pictures}:
                 continue
             if each.values.dtype == object:
                 counts = Counter(value for group in each.groups for value in group)
@@ -145,9 +150,13 @@ def users_of(recommender: Recommender) -> Shelf:
     return Shelf.of(recommender.users, recommender.user_values, recommender.user_encoders)
 
 
-def _are_pictures(column: np.ndarray) -> bool:
+def _may_be_loaded(picture: str) -> bool:
+    return _PICTURE.fullmatch(picture) is not None
+
+
+def _are(column: np.ndarray, fits: Callable[[str], bool]) -> bool:
     some = [value for value in column[:1000] if value is not None]
-    return bool(some) and all(_PICTURE.fullmatch(value) for value in some[:50])
+    return bool(some) and all(fits(value) for value in some[:50])
 
 
 def _title(texts: Mapping[str, np.ndarray]) -> str | None:

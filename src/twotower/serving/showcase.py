@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from twotower.evaluation.words import headline
 from twotower.report import tables
 from twotower.report.atlas import atlas
-from twotower.retrieval.people import history_of, look_up
+from twotower.retrieval.people import history_of, look_up, vectors_of
 from twotower.retrieval.recommender import Recommender
 from twotower.retrieval.wish import Id, Person
 from twotower.serving.metrics import Metrics
@@ -26,6 +29,8 @@ from twotower.serving.shelf import Shelf, items_of, users_of
 
 _log = logging.getLogger("twotower.serving")
 _SHOWN = 100
+# So many items say where on the map a person is.
+_NEAREST = 10
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,26 @@ class _Shelves:
         return users_of(self.recommender)
 
 
+@dataclass(frozen=True)
+class _Map:
+    """The items of a run on a plane; empty where they have no map.
+
+    Attributes:
+        told: the map as it is answered.
+        rows: of its entries, in the order of the map.
+    """
+
+    told: Mapping[str, Any]
+    rows: Int64[Tensor, " M"]
+
+
 class Showcase:
     """A service, and how its items and users are shown."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._shelves: _Shelves | None = None
-        self._maps: tuple[Recommender, list[dict[str, Any]]] | None = None
+        self._maps: tuple[Recommender, list[_Map]] | None = None
         self._mapping = threading.Lock()
 
     def _open(self) -> tuple[Served, _Shelves]:
@@ -130,8 +148,12 @@ class Showcase:
             "num_met": len(met),
         }
 
-    def map(self) -> tuple[Served, dict[str, Any] | None]:
+    def map(self) -> tuple[Served, Mapping[str, Any] | None]:
         """Where the run's items lie; None while that is being found out."""
+        served, found = self._map()
+        return served, found.told if found else None
+
+    def _map(self) -> tuple[Served, _Map | None]:
         served = self._service.served
         with self._mapping:
             if self._maps is None or self._maps[0] is not served.base:
@@ -142,26 +164,55 @@ class Showcase:
             found = self._maps[1]
         return served, found[0] if found else None
 
-    def _draw(self, maps: tuple[Recommender, list[dict[str, Any]]]) -> None:
+    def place(self, person: Person) -> tuple[Served, tuple[float | None, float | None]]:
+        """Where a person is on the map: amid the items there that are nearest to their vector.
+
+        Each counts as the model's own scale has it. Neither dials nor filters have a say.
+        """
+        served, found = self._map()
+        known = look_up(served.recommender, person, self._service.recent)
+        if found is None or not len(found.rows) or known.is_nobody:
+            return served, (None, None)
+        vector = vectors_of(served.recommender, [known])[0, :-1]
+        # What was put anew keeps its place on the map, and its row.
+        items = served.recommender.item_vectors[found.rows, :-1]
+        nearest = (items @ vector).topk(min(_NEAREST, len(items)))
+        weights = torch.softmax(nearest.values.double(), 0).tolist()
+        places = nearest.indices.tolist()
+        x, y = (
+            sum(w * found.told[axis][n] for w, n in zip(weights, places, strict=True))
+            for axis in ("x", "y")
+        )
+        return served, (x, y)
+
+    def _draw(self, maps: tuple[Recommender, list[_Map]]) -> None:
         recommender, into = maps
         try:
             into.append(_named(recommender))
         except Exception:
             # In a thread of its own nobody else would say so; the service goes on without.
             _log.exception("the map of the items can not be made")
-            into.append({})
+            into.append(_NO_MAP)
 
 
-def _named(recommender: Recommender) -> dict[str, Any]:
+_NO_MAP = _Map({}, torch.empty(0, dtype=torch.int64))
+
+
+def _named(recommender: Recommender) -> _Map:
     """The map of the report, without its pictures, and each item as elsewhere on the page."""
     shelf = items_of(recommender)
-    values = {n: column for n, column in recommender.item_values.items() if n != shelf.picture}
+    values = {
+        n: column
+        for n, column in recommender.item_values.items()
+        if n not in {shelf.picture, *shelf.pictures}
+    }
     found = atlas(replace(recommender, item_values=values))
     if found is None:
-        return {}
-    cards = shelf.cards(recommender.items.rows(found["ids"]))
+        return _NO_MAP
+    rows = recommender.items.rows(found["ids"])
+    cards = shelf.cards(rows)
     named = {"titles": [c.title for c in cards], "about": [c.about for c in cards]}
-    return {**found, **named}
+    return _Map({**found, **named}, torch.from_numpy(rows))
 
 
 def _health(metrics: Metrics) -> list[Figure]:

@@ -46,7 +46,9 @@ export function explained(why) {
   const told = reasons(why);
   const parts = Object.keys(words).filter((part) => Math.abs(why[part]) > 0.0005).map((part) => [words[part], why[part]]);
   const items = why.items.map(({ name, adds }) => [known.get(String(name))?.title || String(name), adds]);
-  const columns = why.columns.map(({ name, adds }) => [String(name), adds]);
+  const { count, adds } = why.others;
+  if (count) items.push([`and ${count.toLocaleString("en")} other${count > 1 ? "s" : ""}`, adds]);
+  const columns = why.columns.filter(({ adds }) => Math.abs(adds) >= 0.005).map(({ name, adds }) => [String(name), adds]);
   const table = (rows, most = Math.max(...rows.map(([, adds]) => Math.abs(adds)), 1e-9)) => make("div", { className: "parts" }, ...rows.flatMap(([name, adds]) => {
     const bar = make("span", { className: adds < 0 ? "bar less" : "bar", "aria-hidden": "true" });
     bar.style.width = `${Math.max(1, 100 * Math.abs(adds) / most)}%`;

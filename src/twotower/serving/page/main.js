@@ -8,7 +8,8 @@ import { Atlas } from "./map.js";
 import { showHealth, showModel } from "./model.js";
 
 const K = 10;
-const person = { user: null, liked: [], met: [], likes: [] };
+const LIKED = 20;
+const person = { user: null, liked: [], met: [], likes: [], whole: false };
 const atlas = new Atlas(open, fail);
 let about, features, filters;
 
@@ -50,14 +51,20 @@ function showPerson() {
   const total = likes.length + (user?.num_liked || 0);
   place("liked-says").textContent = user ? `${total} liked, ${user.num_met} met; the last first.`
     : total ? "As composed, the last first." : "Nothing yet. + beside an item adds it.";
-  refill(place("liked"), ...liked.slice(0, 20).map((card) => entry(card, { open })));
+  const shown = person.whole ? liked : liked.slice(0, LIKED);
+  const left = total - shown.length;
+  refill(place("liked"), ...shown.map((card) => entry(card, { open })));
+  place("liked-rest").hidden = left <= 0;
+  place("liked-left").textContent = `and ${left.toLocaleString("en")} more`;
+  place("liked-all").hidden = shown.length === liked.length;
+  place("liked-all").textContent = `Show ${liked.length - shown.length} of them`;
 }
 
 async function choose(card) {
   try {
     const found = await ask(`v1/users/${encodeURIComponent(card.id)}`);
     remember(found.liked);
-    Object.assign(person, { user: found, liked: found.liked, met: found.met });
+    Object.assign(person, { user: found, liked: found.liked, met: found.met, whole: false });
     well();
     showPerson();
     refresh();
@@ -94,8 +101,8 @@ const refresh = lastOf(120, async (signal) => {
   refill(place("popular"), ...usual.map((card) => entry(card, { open, like: adding })));
   const short = cards.length < K ? ` No more than ${cards.length} fulfil the filters.` : "";
   place("rests").textContent = `Rests on ${answer.rests_on.map((each) => basis[each]).join(", ")}.${short}`;
-  atlas.light(cards.map((card) => card.id), [...likes, ...person.liked.map((card) => card.id)],
-    answer.rests_on[0] !== "popularity");
+  atlas.light(cards.map((card) => card.id), [...likes, ...person.liked.map((card) => card.id)]);
+  atlas.find(whom);
   place("lists").removeAttribute("aria-busy");
   if (mine.run !== about.run || mine.version !== about.version) await start();
 }, (error) => { place("lists").removeAttribute("aria-busy"); fail(error); });
@@ -153,9 +160,14 @@ searching(place("add"), place("adds"), findItems, like);
 for (const name of ["diversity", "popularity"]) {
   place(name).addEventListener("input", () => { dialSays(); refresh(); });
 }
+place("liked-all").addEventListener("click", () => {
+  person.whole = true;
+  showPerson();
+  place("liked").children[LIKED]?.querySelector(".name").focus();
+});
 place("unfilter").addEventListener("click", () => { filters.clear(); filtered(); });
 place("reset").addEventListener("click", () => {
-  Object.assign(person, { user: null, liked: [], met: [], likes: [] });
+  Object.assign(person, { user: null, liked: [], met: [], likes: [], whole: false });
   features.clear();
   filters.clear();
   place("diversity").value = place("popularity").value = "0";

@@ -5,12 +5,12 @@ import { fill, make, place } from "./dom.js";
 
 // Of middle tones, which are seen by day and by night; the last is for none of these.
 const TONES = ["#2f7de1", "#d9730d", "#2c9a5b", "#db4b4b", "#9a6ae0", "#1799a3", "#c94f9b", "#94712f", "#6f8f1a"];
-const GREY = "#98a1ad";
-const SCALE = [[0x2f, 0x7d, 0xe1], [0xb0, 0x54, 0xc0], [0xe2, 0x71, 0x1d]];
+const GREY = "#7f8996";
+const SCALE = [[0x2f, 0x7d, 0xe1], [0xb0, 0x54, 0xc0], [0xd9, 0x6a, 0x14]];
 const CELLS = 64;
 
 // Colours as a canvas keeps them: bytes of red, green, blue and how opaque.
-const bytes = (red, green, blue) => new Uint32Array(Uint8Array.of(red, green, blue, 215).buffer)[0];
+const bytes = (red, green, blue) => new Uint32Array(Uint8Array.of(red, green, blue, 255).buffer)[0];
 const packed = (hex) => bytes(...[1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
 
 function blend(share) {
@@ -19,15 +19,13 @@ function blend(share) {
   return bytes(...SCALE[low].map((c, n) => Math.round(c + (at - low) * (SCALE[low + 1][n] - c))));
 }
 
-const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
-
 export class Atlas {
   constructor(open, fail) {
     this.open = open;
     this.fail = fail;
     this.map = null;
     this.best = this.liked = this.hits = [];
-    this.rests = false;
+    this.whom = this.asked = this.spot = null;
     this.fingers = new Map();
     this.canvas = place("canvas");
     this.listen();
@@ -66,7 +64,26 @@ export class Atlas {
     place("atlas-whole").hidden = false;
     this.colour();
     this.whole();
-    this.light(this.lit?.[0] || [], this.lit?.[1] || [], this.rests);
+    this.light(this.lit?.[0] || [], this.lit?.[1] || []);
+    this.asked = null;
+    this.find(this.whom);
+  }
+
+  // Where somebody stands by their own vector; no dial and no filter moves that.
+  async find(whom) {
+    this.whom = whom;
+    const wanted = JSON.stringify(whom);
+    if (!this.map || !whom || wanted === this.asked) return;
+    this.asked = wanted;
+    try {
+      const { x, y } = await ask("v1/place", whom);
+      if (wanted !== this.asked) return;
+      this.spot = x === null ? null : [x, y];
+      this.draw();
+    } catch (error) {
+      this.asked = null;
+      this.fail(error);
+    }
   }
 
   // Which items lie in which cell of a grid, so that the one under a pointer is found at once.
@@ -120,9 +137,8 @@ export class Atlas {
   }
 
   // Which items to light up: those recommended, by rank, and those liked.
-  light(best, liked, rests) {
+  light(best, liked) {
     this.lit = [best, liked];
-    this.rests = rests;
     if (!this.map) return;
     const rows = (ids) => ids.map((id) => this.rowOf.get(String(id)));
     this.best = rows(best);
@@ -166,10 +182,11 @@ export class Atlas {
     }
   }
 
-  at(row) {
+  at(row) { return this.on(this.map.x[row], this.map.y[row]); }
+
+  on(x, y) {
     const { clientWidth, clientHeight } = this.canvas;
-    return [clientWidth / 2 + (this.map.x[row] - this.centre[0]) * this.scale,
-      clientHeight / 2 - (this.map.y[row] - this.centre[1]) * this.scale];
+    return [clientWidth / 2 + (x - this.centre[0]) * this.scale, clientHeight / 2 - (y - this.centre[1]) * this.scale];
   }
 
   draw() {
@@ -219,15 +236,13 @@ export class Atlas {
       pen.fillStyle = ink;
       pen.fillText(String(rank + 1), ...this.at(row));
     });
-    const there = this.best.filter((row) => row !== undefined).map((row) => this.at(row));
-    if (this.rests && there.length) {
+    if (this.spot) {
       pen.font = "26px system-ui, sans-serif";
       pen.lineWidth = 4;
       pen.strokeStyle = paper;
-      const spot = [0, 1].map((axis) => median(there.map((each) => each[axis])));
-      pen.strokeText("★", ...spot);
+      pen.strokeText("★", ...this.on(...this.spot));
       pen.fillStyle = lit;
-      pen.fillText("★", ...spot);
+      pen.fillText("★", ...this.on(...this.spot));
     }
   }
 
@@ -238,16 +253,20 @@ export class Atlas {
       this.image = pen.createImageData(width, height);
       this.pixels = new Uint32Array(this.image.data.buffer);
     }
-    const { pixels, tints, xs, ys } = this;
+    const { pixels, tints, xs, ys, order } = this;
     pixels.fill(0);
     const side = Math.max(1, Math.round(size));
     const dx = width / 2 - this.centre[0] * scale - side / 2;
     const dy = height / 2 + this.centre[1] * scale - side / 2;
-    for (const n of this.order) {
+    for (let k = 0; k < order.length; k += 1) {
+      const n = order[k];
       const left = Math.round(dx + xs[n] * scale);
       const top = Math.round(dy - ys[n] * scale);
       if (left < 0 || top < 0 || left + side > width || top + side > height) continue;
-      for (let row = top; row < top + side; row += 1) pixels.fill(tints[n], row * width + left, row * width + left + side);
+      // One by one: to fill some pixels of a row takes many times as long.
+      for (let at = top * width + left, row = 0; row < side; row += 1, at += width) {
+        for (let column = 0; column < side; column += 1) pixels[at + column] = tints[n];
+      }
     }
     pen.putImageData(this.image, 0, 0);
   }
@@ -321,6 +340,10 @@ export class Atlas {
       }
       fingers.set(event.pointerId, now);
     });
+    // One finger scrolls the page past the map, two are the map's (see touch-action).
+    canvas.addEventListener("touchmove", (event) => {
+      if (event.touches.length > 1 && event.cancelable) event.preventDefault();
+    }, { passive: false });
     const lift = (event) => {
       fingers.delete(event.pointerId);
       const row = this.map && event.type === "pointerup" && moved <= 4 ? this.under(event.offsetX, event.offsetY) : null;
