@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from twotower.retrieval.answer import Tally
-from twotower.retrieval.wish import Answer, Person, Wish
+from twotower.retrieval.wish import Answer, Id, Person, Wish
 
+# Of all lists so many a second are looked at, whatever the load.
+_LOOKS = 50
+_TOGETHER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Scores are log-odds where nothing else was trained for, and larger at low temperatures.
+_SCORES = (-20, -10, -5, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
-    """One service's figures, in a registry of their own."""
+    """One service's figures, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        now: seconds of a clock, by which it is time to look at a list again.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         registry = self.registry = CollectorRegistry()
+        self._now, self._looks = now, itertools.count()
+        self._next_look = float("-inf")
+        self._last: tuple[Wish, Person, set[Id]] | None = None
         self._seconds = Histogram(
             "twotower_request_seconds",
             "From the last byte of a request to the first of its answer.",
@@ -41,6 +56,25 @@ class Metrics:
         self.given = Counter(
             "twotower_items_given_total",
             "Items of lists; by twotower_items_asked_total it is the fill rate.",
+            registry=registry,
+        )
+        self.together = Histogram(
+            "twotower_people_together",
+            "People who were recommended to in one call, of one request or several.",
+            buckets=_TOGETHER,
+            registry=registry,
+        )
+        self.best_score = Histogram(
+            "twotower_best_score",
+            "The score of the first item, of some lists; comparable within one run only.",
+            buckets=_SCORES,
+            registry=registry,
+        )
+        self.overlap = Histogram(
+            "twotower_list_overlap",
+            "The share of a list that another person's has who was asked for alike, of some "
+            "lists; near 1 everybody gets the same.",
+            buckets=_SHARES,
             registry=registry,
         )
         self.filtered = Counter(
@@ -113,6 +147,27 @@ class Metrics:
         for counter, more in counts:
             if more:
                 counter.inc(more)
+        self.together.observe(len(people))
+        now = self._now()
+        if people and now >= self._next_look:
+            self._next_look = now + 1 / _LOOKS
+            place = next(self._looks) % len(people)
+            self._look(people[place], answers[place], wish)
+
+    def _look(self, person: Person, answer: Answer, wish: Wish) -> None:
+        """Count what one list tells of all: how high it begins, whether it is like others."""
+        if not answer.items:
+            return
+        best, last = answer.items[0], self._last
+        # What ranks without knowing anybody, or by more than the towers, is another measure.
+        if best.affinity is not None and not wish.popularity:
+            self.best_score.observe(best.score)
+        items = {each.item for each in answer.items}
+        if last is not None and last[0] == wish:
+            if last[1] == person:
+                return
+            self.overlap.observe(len(items & last[2]) / min(len(items), len(last[2])))
+        self._last = wish, person, items
 
     def took(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
