@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from twotower.retrieval.answer import Tally
 from twotower.retrieval.wish import Answer, Id, Person, Wish
@@ -18,6 +31,7 @@ _TOGETHER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Scores are log-odds where nothing else was trained for, and larger at low temperatures.
 _SCORES = (-20, -10, -5, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_MODEL = "twotower_model_info"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -25,11 +39,19 @@ class Metrics:
     """One service's figures, in a registry of their own.
 
     Args:
+        folder: where all processes of the service keep theirs, so that each tells those of
+            all; None for a service of one process.
         now: seconds of a clock, by which it is time to look at a list again.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         registry = self.registry = CollectorRegistry()
+        if folder is not None:
+            # The library looks for a folder when it is imported, which is before there is one.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+            values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         self._now, self._looks = now, itertools.count()
         self._next_look = float("-inf")
         self._last: tuple[Wish, Person, set[Id]] | None = None
@@ -95,11 +117,13 @@ class Metrics:
             "The share of the exact lists that the index gives: of lists answered both ways, "
             "until there are enough of them as its build found it; 1 without an index.",
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self.index_mark = Gauge(
             "twotower_index_recall_mark",
             "The recall that the index was built for; 0 without an index.",
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self.events = Counter(
             "twotower_events_total", "Events stored, each id once.", registry=registry
@@ -113,23 +137,39 @@ class Metrics:
             "twotower_refused_total", "Requests refused with 429.", registry=registry
         )
         self.in_flight = Gauge(
-            "twotower_in_flight", "Requests computed or waiting to be.", registry=registry
+            "twotower_in_flight",
+            "Requests computed or waiting to be.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._model = Gauge(
-            "twotower_model_info",
+            _MODEL,
             "1 for the run that answers.",
             ["run", "version"],
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self._age = Gauge(
-            "twotower_model_age_seconds", "Since the run was written.", registry=registry
+            "twotower_model_age_seconds",
+            "Since the run was written.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
+        self._answers_by: tuple[str, str] | None = None
+        self._age_seconds: Callable[[], float] | None = None
+        own_or_all: Any = registry
+        if folder is not None:
+            own_or_all = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+        self._shown = CollectorRegistry()
+        self._shown.register(_Shown(own_or_all))
 
     def serve(self, run: str, version: str, age_seconds: Callable[[], float]) -> None:
         """Say which run answers from now on."""
-        self._model.clear()
+        before, self._answers_by = self._answers_by, (run, version)
+        if before is not None and before != self._answers_by:
+            self._model.labels(*before).set(0)
         self._model.labels(run, version).set(1)
-        self._age.set_function(age_seconds)
+        self._age_seconds = age_seconds
 
     def answered(
         self, people: Sequence[Person], answers: Sequence[Answer], wish: Wish, tally: Tally
@@ -175,8 +215,28 @@ class Metrics:
 
     def value(self, name: str) -> float:
         """One of the counters, by its name without ``twotower_``."""
-        return self.registry.get_sample_value(f"twotower_{name}") or 0.0
+        return self._shown.get_sample_value(f"twotower_{name}") or 0.0
 
     def text(self) -> bytes:
         """In Prometheus' own format."""
-        return generate_latest(self.registry)
+        if self._age_seconds is not None:
+            self._age.set(self._age_seconds())
+        return generate_latest(self._shown)
+
+
+class _Shown(Collector):
+    """Figures without the runs that answer no more, whose labels can not be taken back."""
+
+    def __init__(self, figures: Any) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        """What there is now."""
+        for each in self._figures.collect():
+            each.samples = [one for one in each.samples if one.value or one.name != _MODEL]
+            yield each
+
+
+def forget(folder: Path, process: int) -> None:
+    """What a process that has ended was at is no longer so; what it counted stays."""
+    mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]

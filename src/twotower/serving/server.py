@@ -11,8 +11,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import uvicorn
@@ -26,7 +28,7 @@ from twotower.serving.connection import patient_for
 from twotower.serving.follow import follow, wanted
 from twotower.serving.gate import Limits, log_as_json
 from twotower.serving.keys import Key
-from twotower.serving.metrics import Metrics
+from twotower.serving.metrics import Metrics, forget
 from twotower.serving.service import Service
 from twotower.serving.state import State
 
@@ -40,6 +42,7 @@ class _Plan:
 
     Attributes:
         crew: whatever its processes have in common, and no other service.
+        figures: the folder in which several processes count.
     """
 
     run: Path
@@ -49,6 +52,7 @@ class _Plan:
     limits: Limits
     watched: Path | None
     crew: str
+    figures: Path | None = None
 
 
 def serve(
@@ -101,7 +105,10 @@ def serve(
             _answer(plan, listening)
         else:
             leader = os.getpid()
-            crew.keep(workers, lambda: _answer(plan, listening, leader))
+            with TemporaryDirectory(prefix="twotower-") as place:
+                of_all = replace(plan, figures=Path(place))
+                work = partial(_answer, of_all, listening, leader)
+                crew.keep(workers, work, ended=partial(forget, Path(place)))
     finally:
         listening.close()
 
@@ -112,7 +119,7 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
     torch.set_num_threads(1)
     threadpool_limits(1)
     opened = State(plan.state)
-    service = Service(plan.runs_folder, opened, Metrics(), crew=plan.crew)
+    service = Service(plan.runs_folder, opened, Metrics(plan.figures), crew=plan.crew)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(service, plan.keys, plan.limits),
