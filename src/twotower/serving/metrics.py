@@ -125,6 +125,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self.index_refused = Gauge(
+            "twotower_index_refused",
+            "Processes that search exactly, since live lists found their index below its mark.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.events = Counter(
             "twotower_events_total", "Events stored, each id once.", registry=registry
         )

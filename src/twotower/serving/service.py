@@ -138,7 +138,8 @@ class Service:
         """
         served = self.served
         recommender, recent, tally = served.recommender, self._recent, Tally()
-        answers = answer(recommender, people, wish, recent=recent, tally=tally)
+        exact = self._sample.refuses
+        answers = answer(recommender, people, wish, recent=recent, exact=exact, tally=tally)
         self._sample.look(recommender, people, wish, recent, answers, tally)
         self.metrics.answered(people, answers, wish, tally)
         return served, answers
