@@ -9,7 +9,7 @@ COPY constraints.txt ./
 RUN pip install -c constraints.txt --index-url $TORCH_INDEX torch
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN pip install -c constraints.txt '.[serve,postgresql]'
+RUN pip install -c constraints.txt '.[serve,postgresql,ann]'
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin twotower

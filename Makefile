@@ -33,6 +33,7 @@ check: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
 
 # Peers: those of the extra beside us, TensorFlow in an environment of its own.
 bench: .venv .venv-tfrs

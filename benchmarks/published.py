@@ -10,7 +10,7 @@ what is masked are the protocol's.
 
 Each baseline is tuned for ``--budget`` seconds, where its search does not end before. Seconds
 are those of the whole training. With a folder its runs are kept there, and the same command
-goes on with one that was stopped. ``--peers lightfm`` (extra ``bench``) adds LightFM with WARP
+goes on with one that was stopped. ``--peers lightfm`` (extra ``peers``) adds LightFM with WARP
 at 64 dimensions, its epochs chosen on validation within the same time, once a seed.
 """
 

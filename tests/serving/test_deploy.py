@@ -159,6 +159,12 @@ def test_the_image_is_not_roots_and_its_health_is_that_of_the_service(
     assert f":{re.findall(r'^EXPOSE (.*)$', last, re.M)[0]}{path}" in last
 
 
+def test_the_image_has_what_a_service_may_need() -> None:
+    [extras] = re.findall(r"pip install .*'\.\[(.*)\]'", DOCKERFILE)
+    # Of a run with an index too, which would else be searched exactly.
+    assert set(extras.split(",")) == {"serve", "postgresql", "ann"}
+
+
 def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.M):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -96,6 +97,31 @@ def test_an_answer_says_which_run_gave_it(server: Server) -> None:
     assert reply.json["run"] == "one"
     assert len(reply.json["version"]) == 12
     assert reply.json["version"] == server.ask("GET", "/readyz").json["version"]
+
+
+def test_the_client_gets_what_the_page_reads_and_knows_which_run_answered(
+    server: Server, client: Client
+) -> None:
+    about = client.about()
+    plain = server.ask("GET", "/v1/about").json
+    assert about.items == plain["items"]
+    assert [each.name for each in about.item_columns] == [
+        each["name"] for each in plain["item_columns"]
+    ]
+    assert client.answered_by is not None
+    assert (client.answered_by.run, client.answered_by.version) == (
+        plain["run"],
+        plain["version"],
+    )
+    assert [card.id for card in client.find("items", "503", k=1)] == [503]
+    assert [card.id for card in client.cards([502, 999, 501])] == [502, 501]
+    user = client.user(101)
+    assert user.is_known
+    assert user.num_liked == server.ask("GET", "/v1/users/101").json["num_liked"]
+    assert not client.user("a/b ?").is_known
+    while (found := client.map()) is None:
+        time.sleep(0.01)
+    assert "ids" in found or not found
 
 
 def test_what_a_user_did_counts_in_the_next_request_and_a_retry_once(client: Client) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,14 @@ from servers import Server, serving
 from twotower import runs
 from twotower.pipeline import index
 from twotower.retrieval.answer import Tally, answer
+from twotower.retrieval.approximate import ApproximateIndex
 from twotower.retrieval.changes import Recent
 from twotower.retrieval.recommender import Recommender
-from twotower.retrieval.wish import Person, Wish
+from twotower.retrieval.wish import Answer, Person, Recommended, Wish
 from twotower.serving.metrics import Metrics
 from twotower.serving.sample import Sample
+from twotower.serving.service import Service
+from twotower.serving.state import State
 from worlds import crowded
 
 PEOPLE = [Person(user=100 + n) for n in range(8)]
@@ -73,6 +77,66 @@ def test_the_gauge_shows_the_build_and_then_what_requests_really_got(run: Path) 
     assert shown[4] == pytest.approx(np.mean(same) / 10)
     assert shown[4] < built.recall
     assert metrics.value("index_recall_mark") == 0.97
+
+
+def test_an_index_below_its_mark_is_searched_no_more_until_there_is_another(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(run.parent, State("sqlite://"), Metrics())
+    service.start(run)
+    service._sample = Sample(service.metrics, every=1, fewest=16)
+    whole = service.served
+    built, other = runs.read_index(run), runs.read_index(run)
+    assert built is not None
+    assert other is not None
+
+    def ids(lists: list[Answer]) -> list[list[Any]]:
+        return [[each.item for each in one.items] for one in lists]
+
+    def ask(index: ApproximateIndex, times: int) -> list[bool]:
+        """Whether all lists of each request were the exact ones."""
+        recommender = replace(whole.recommender, approximate=index)
+        if service.served.recommender.approximate is not index:
+            service._serve(replace(whole, recommender=recommender))
+        true = ids(answer(recommender, PEOPLE, Wish(), exact=True))
+        same = []
+        for _ in range(times):
+            same.append(ids(service.recommend(PEOPLE, Wish())[1]) == true)
+            while service._sample._busy.locked():
+                time.sleep(0.001)
+        return same
+
+    fine = replace(built, probes=built.inverted.nlist)
+    worse = replace(other, probes=1)
+    assert all(ask(fine, 4))
+    assert service.metrics.value("index_refused") == 0
+    same = ask(worse, 60)
+    assert not same[0]
+    assert same[-1]
+    assert service.metrics.value("index_refused") == 1
+    assert caplog.text.count("below its mark") == 1
+    lists = service.metrics.value("approximate_lists_total")
+    assert all(ask(worse, 2))
+    assert service.metrics.value("approximate_lists_total") == lists
+    assert all(ask(fine, 2))
+    assert service.metrics.value("index_refused") == 0
+    assert service.metrics.value("approximate_lists_total") == lists + 2 * len(PEOPLE)
+
+
+def test_an_index_at_its_mark_is_not_refused_by_chance(run: Path) -> None:
+    built = runs.read_index(run)
+    assert built is not None
+    recommender = replace(runs.load(run), approximate=built)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(20):
+        sample = Sample(Metrics())
+        sample.of(recommender)
+        for found in rng.binomial(10, built.mark, size=2000).tolist():
+            given = [Answer(None, [], [], [Recommended(n, 0.0, None) for n in range(found)])]
+            true = [Answer(None, [], [], [Recommended(n, 0.0, None) for n in range(10)])]
+            sample._add(recommender, given, true)
+        refused += sample.refuses
+    assert refused <= 1
 
 
 def test_without_an_index_nothing_is_looked_at(run: Path) -> None:

@@ -74,6 +74,18 @@ def moment_sql(column: Column) -> str:
     return f"TRY_CAST(round_even(CAST({sql} AS DOUBLE) * {times / by}, 0) AS BIGINT)"
 
 
+def written_sql(column: Column, moment: str) -> str:
+    """The other way: microseconds since 1970 UTC as a column of times writes them."""
+    if not is_number(column.sql_type):
+        time = f"make_timestamp({moment})"
+        if column.sql_type == "VARCHAR":
+            return f"strftime({time}, {literal(column.pattern or '%Y-%m-%dT%H:%M:%S.%fZ')})"
+        return f"CAST({time} AS {column.sql_type})"
+    times, by = _MICROSECONDS[column.pattern or "s"]
+    divided = "//" if is_integer(column.sql_type) else "/"
+    return f"CAST({moment} * {by} {divided} {times} AS {column.sql_type})"
+
+
 def unit_of_time(largest: float) -> str:
     """The unit of times since 1970 written as numbers, told by the largest of them.
 

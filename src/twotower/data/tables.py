@@ -156,6 +156,48 @@ def read(
     )
 
 
+@dataclass(frozen=True)
+class Given:
+    """Tables that were opened and looked at, and not read.
+
+    Attributes:
+        log: the interactions, of a given split those of train.
+        columns: what the log's columns are.
+        items: the items table, if there is one.
+        item_id: the name of its id.
+    """
+
+    log: Table
+    columns: Mapping[str, Column]
+    items: Table | None
+    item_id: str
+
+
+def open_given(source: Any, config: DataConfig) -> Given:
+    """Find out how the interactions and items of a data set are written.
+
+    Raises:
+        DataError: something is missing, or can not be opened.
+    """
+    connection = engine.connect()
+    located = locate(source, config)
+    logs = _open_all(connection, located, where(source))
+    items = logs.pop("items", None)
+    logs.pop("users", None)
+    declared = config.columns.get("interactions", {})
+    columns, mistakes = infer_log_columns(logs, declared)
+    if mistakes:
+        raise DataError(join_mistakes(where(source), mistakes))
+    columns = settle_time(columns, logs, declared, [])
+    by_kind = {column.kind: column.name for column in columns.values()}
+    user_column, item_column = by_kind["user_id"], by_kind["item_id"]
+    if items is None:
+        items = _find_items(connection, located.others, user_column, item_column)
+    log = logs.get("train") or next(iter(logs.values()))
+    item_id = id_column(item_column, config.columns.get("items", {}))
+    return Given(log, columns, items, item_id)
+
+
 def _open_all(
     connection: duckdb.DuckDBPyConnection, located: Located, source: str
 ) -> dict[str, Table]:

@@ -10,13 +10,21 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 from pydantic import TypeAdapter
 
 from twotower.errors import RequestError, ServiceError
 from twotower.retrieval.wish import Answer, Id, Person, Scored, Wish
+from twotower.serving.schemas import (
+    AboutAnswer,
+    Answered,
+    Card,
+    CardsAnswer,
+    MapAnswer,
+    UserAnswer,
+)
 
 T = TypeVar("T")
 _MOST_WAITED = 30.0
@@ -69,6 +77,12 @@ class Client:
             self._headers["Authorization"] = f"Bearer {key}"
         self._own = threading.local()
 
+    @property
+    def answered_by(self) -> Answered | None:
+        """The run and version of the last answer in this thread; of events there is none."""
+        found: Answered | None = getattr(self._own, "answered_by", None)
+        return found
+
     def answer(self, people: Sequence[Person], wish: Wish | None = None) -> list[Answer]:
         """What ``twotower.answer`` says, and what was done since counts too."""
         body = (wish or Wish()).model_dump(mode="json", exclude_unset=True)
@@ -92,6 +106,29 @@ class Client:
         """The values of an item's columns."""
         values: dict[str, Any] = self._ask("GET", _item_path(item))["values"]
         return values
+
+    def find(self, among: Literal["users", "items"], words: str, k: int = 10) -> list[Card]:
+        """Users or items by their id or by words of their title."""
+        body = {"among": among, "words": words, "k": k}
+        return CardsAnswer.model_validate(self._ask("POST", "/v1/find", body)).cards
+
+    def cards(self, items: Sequence[Id]) -> list[Card]:
+        """How some items are shown; those that are not known are left out."""
+        found = self._ask("POST", "/v1/cards", {"items": list(items)})
+        return CardsAnswer.model_validate(found).cards
+
+    def user(self, user: Id) -> UserAnswer:
+        """What is known of a user, by training and since."""
+        found = self._ask("GET", f"/v1/users/{quote(str(user), safe='')}")
+        return UserAnswer.model_validate(found)
+
+    def about(self) -> AboutAnswer:
+        """The run that answers: its columns, its verdict, how it is doing."""
+        return AboutAnswer.model_validate(self._ask("GET", "/v1/about"))
+
+    def map(self) -> dict[str, Any] | None:
+        """Where the items lie by their embeddings; None while that is being found out."""
+        return MapAnswer.model_validate(self._ask("GET", "/v1/map")).map
 
     def put_items(self, items: Mapping[Id, Mapping[str, Any]]) -> None:
         """New items, or new features of known ones."""
@@ -134,7 +171,11 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 status, again, text = 0, None, f"{type(error).__name__}: {error}"
             if 200 <= status < 300:
-                return json.loads(text)
+                found = json.loads(text)
+                if "run" in found:
+                    by = Answered(run=found["run"], version=found["version"])
+                    self._own.answered_by = by
+                return found
             may_help = status in {0, 429, 503} and path != "/v1/admin/rollback"
             if not may_help or attempt == self._retries:
                 break

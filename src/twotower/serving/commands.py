@@ -1,4 +1,4 @@
-"""The commands of serving: ``twotower serve``, ``index`` and ``key``; no logic here."""
+"""The commands of serving: ``serve``, ``events``, ``index`` and ``key``; no logic here."""
 
 from __future__ import annotations
 
@@ -78,6 +78,38 @@ def serve(
             f"{run} at {address}", highlight=False, soft_wrap=True
         ),
     )
+
+
+def events(
+    run: Annotated[Path, typer.Argument(help="A run directory that a service answers by.")],
+    into: Annotated[Path, typer.Option(help="The folder to write the tables to.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The data folder; default: the run's.")
+    ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TWOTOWER_STATE",
+            help="The database's URL; default: SQLite in service.sqlite beside the run.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace earlier tables there.")] = False,
+) -> None:
+    """Write what a service was told as tables, for the next training."""
+    _require_extra()
+    from twotower.serving.told import FILES, write_told
+
+    told = write_told(run, into, state=state, data=data, overwrite=overwrite)
+    for name, count in zip(FILES, (told.events, told.items), strict=True):
+        if count is not None:
+            _out.print(f"{into / name}: {count:,} rows", highlight=False, soft_wrap=True)
+    if told.left_out:
+        _err.print(
+            f"note {told.left_out:,} were left out: events that are not liked, where the "
+            "interactions have no label, and ids that the columns can not hold",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def index(

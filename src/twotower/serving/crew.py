@@ -18,13 +18,16 @@ _SECONDS_TO_LIVE = 1.0
 _REFUSED = 2
 
 
-def keep(count: int, work: Callable[[], None]) -> None:
+def keep(
+    count: int, work: Callable[[], None], *, ended: Callable[[int], None] = lambda _: None
+) -> None:
     """Let ``count`` forked processes work until SIGTERM or SIGINT, which they are handed on.
 
     A process that dies is replaced.
 
     Args:
         work: called in each. No thread may be running yet, since a fork takes none along.
+        ended: told of each process that has ended.
 
     Raises:
         TwoTowerError: what one of the first raised; the others are ended.
@@ -54,6 +57,7 @@ def keep(count: int, work: Callable[[], None]) -> None:
         while started:
             process, status = os.wait()
             lived = time.monotonic() - started.pop(process)
+            ended(process)
             code = os.waitstatus_to_exitcode(status)
             said = _read(reading) if code == _REFUSED else ""
             if ending:

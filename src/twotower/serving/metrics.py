@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from twotower.retrieval.answer import Tally
-from twotower.retrieval.wish import Answer, Person, Wish
+from twotower.retrieval.wish import Answer, Id, Person, Wish
 
+# Of all lists so many a second are looked at, whatever the load.
+_LOOKS = 50
+_TOGETHER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Scores are log-odds where nothing else was trained for, and larger at low temperatures.
+_SCORES = (-20, -10, -5, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_MODEL = "twotower_model_info"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
-    """One service's figures, in a registry of their own."""
+    """One service's figures, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        folder: where all processes of the service keep theirs, so that each tells those of
+            all; None for a service of one process.
+        now: seconds of a clock, by which it is time to look at a list again.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
         registry = self.registry = CollectorRegistry()
+        if folder is not None:
+            # The library looks for a folder when it is imported, which is before there is one.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+            values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+        self._now, self._looks = now, itertools.count()
+        self._next_look = float("-inf")
+        self._last: tuple[Wish, Person, set[Id]] | None = None
         self._seconds = Histogram(
             "twotower_request_seconds",
             "From the last byte of a request to the first of its answer.",
@@ -43,6 +80,25 @@ class Metrics:
             "Items of lists; by twotower_items_asked_total it is the fill rate.",
             registry=registry,
         )
+        self.together = Histogram(
+            "twotower_people_together",
+            "People who were recommended to in one call, of one request or several.",
+            buckets=_TOGETHER,
+            registry=registry,
+        )
+        self.best_score = Histogram(
+            "twotower_best_score",
+            "The score of the first item, of some lists; comparable within one run only.",
+            buckets=_SCORES,
+            registry=registry,
+        )
+        self.overlap = Histogram(
+            "twotower_list_overlap",
+            "The share of a list that another person's has who was asked for alike, of some "
+            "lists; near 1 everybody gets the same.",
+            buckets=_SHARES,
+            registry=registry,
+        )
         self.filtered = Counter(
             "twotower_filtered_lists_total", "Lists that a filter narrowed.", registry=registry
         )
@@ -61,11 +117,19 @@ class Metrics:
             "The share of the exact lists that the index gives: of lists answered both ways, "
             "until there are enough of them as its build found it; 1 without an index.",
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self.index_mark = Gauge(
             "twotower_index_recall_mark",
             "The recall that the index was built for; 0 without an index.",
             registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.index_refused = Gauge(
+            "twotower_index_refused",
+            "Processes that search exactly, since live lists found their index below its mark.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.events = Counter(
             "twotower_events_total", "Events stored, each id once.", registry=registry
@@ -79,23 +143,39 @@ class Metrics:
             "twotower_refused_total", "Requests refused with 429.", registry=registry
         )
         self.in_flight = Gauge(
-            "twotower_in_flight", "Requests computed or waiting to be.", registry=registry
+            "twotower_in_flight",
+            "Requests computed or waiting to be.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._model = Gauge(
-            "twotower_model_info",
+            _MODEL,
             "1 for the run that answers.",
             ["run", "version"],
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self._age = Gauge(
-            "twotower_model_age_seconds", "Since the run was written.", registry=registry
+            "twotower_model_age_seconds",
+            "Since the run was written.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
+        self._answers_by: tuple[str, str] | None = None
+        self._age_seconds: Callable[[], float] | None = None
+        own_or_all: Any = registry
+        if folder is not None:
+            own_or_all = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+        self._shown = CollectorRegistry()
+        self._shown.register(_Shown(own_or_all))
 
     def serve(self, run: str, version: str, age_seconds: Callable[[], float]) -> None:
         """Say which run answers from now on."""
-        self._model.clear()
+        before, self._answers_by = self._answers_by, (run, version)
+        if before is not None and before != self._answers_by:
+            self._model.labels(*before).set(0)
         self._model.labels(run, version).set(1)
-        self._age.set_function(age_seconds)
+        self._age_seconds = age_seconds
 
     def answered(
         self, people: Sequence[Person], answers: Sequence[Answer], wish: Wish, tally: Tally
@@ -113,6 +193,27 @@ class Metrics:
         for counter, more in counts:
             if more:
                 counter.inc(more)
+        self.together.observe(len(people))
+        now = self._now()
+        if people and now >= self._next_look:
+            self._next_look = now + 1 / _LOOKS
+            place = next(self._looks) % len(people)
+            self._look(people[place], answers[place], wish)
+
+    def _look(self, person: Person, answer: Answer, wish: Wish) -> None:
+        """Count what one list tells of all: how high it begins, whether it is like others."""
+        if not answer.items:
+            return
+        best, last = answer.items[0], self._last
+        # What ranks without knowing anybody, or by more than the towers, is another measure.
+        if best.affinity is not None and not wish.popularity:
+            self.best_score.observe(best.score)
+        items = {each.item for each in answer.items}
+        if last is not None and last[0] == wish:
+            if last[1] == person:
+                return
+            self.overlap.observe(len(items & last[2]) / min(len(items), len(last[2])))
+        self._last = wish, person, items
 
     def took(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -120,8 +221,28 @@ class Metrics:
 
     def value(self, name: str) -> float:
         """One of the counters, by its name without ``twotower_``."""
-        return self.registry.get_sample_value(f"twotower_{name}") or 0.0
+        return self._shown.get_sample_value(f"twotower_{name}") or 0.0
 
     def text(self) -> bytes:
         """In Prometheus' own format."""
-        return generate_latest(self.registry)
+        if self._age_seconds is not None:
+            self._age.set(self._age_seconds())
+        return generate_latest(self._shown)
+
+
+class _Shown(Collector):
+    """Figures without the runs that answer no more, whose labels can not be taken back."""
+
+    def __init__(self, figures: Any) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        """What there is now."""
+        for each in self._figures.collect():
+            each.samples = [one for one in each.samples if one.value or one.name != _MODEL]
+            yield each
+
+
+def forget(folder: Path, process: int) -> None:
+    """What a process that has ended was at is no longer so; what it counted stays."""
+    mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]

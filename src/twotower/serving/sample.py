@@ -1,9 +1,13 @@
-"""What the approximate index misses, by requests that are answered a second time, exactly."""
+"""What the approximate index misses, by requests that are answered a second time, exactly.
+
+An index that is found below the mark that it was built for is searched no more.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -21,6 +25,8 @@ _log = logging.getLogger("twotower.serving")
 _EVERY, _PEOPLE = 100, 8
 # Lists that recall is the mean of, and how many of them there must be.
 _LISTS, _FEWEST = 1000, 50
+# So many standard errors below the mark are no chance, however often one looks.
+_ERRORS = 4.0
 
 
 class Sample:
@@ -29,6 +35,10 @@ class Sample:
     Args:
         every: one request of so many is answered again.
         fewest: lists before the gauge shows them.
+
+    Attributes:
+        refuses: whether the index that is there was found below its mark, so that the search
+            is to be exact until another one comes.
     """
 
     def __init__(self, metrics: Metrics, *, every: int = _EVERY, fewest: int = _FEWEST) -> None:
@@ -36,6 +46,7 @@ class Sample:
         self._count = itertools.count(1)
         self._busy = threading.Lock()
         self._of: Any = None
+        self.refuses = False
         self._lists: deque[tuple[int, int]] = deque(maxlen=_LISTS)
 
     def of(self, recommender: Recommender) -> None:
@@ -45,6 +56,8 @@ class Sample:
         if inverted is self._of and index is not None:
             return
         self._of, self._lists = inverted, deque(maxlen=_LISTS)
+        self.refuses = False
+        self._metrics.index_refused.set(0)
         self._metrics.index_recall.set(1.0 if index is None else index.recall)
         self._metrics.index_mark.set(0.0 if index is None else index.mark)
 
@@ -86,6 +99,24 @@ class Sample:
         for some, each in zip(given, true, strict=True):
             found = {one.item for one in some.items}
             self._lists.append((sum(one.item in found for one in each.items), len(each.items)))
-        if len(self._lists) >= self._fewest:
-            same, all_of_them = map(sum, zip(*self._lists, strict=True))
-            self._metrics.index_recall.set(same / max(all_of_them, 1))
+        if len(self._lists) < self._fewest:
+            return
+        same, all_of_them = map(sum, zip(*self._lists, strict=True))
+        recall = same / max(all_of_them, 1)
+        self._metrics.index_recall.set(recall)
+        if not self.refuses and recall + _ERRORS * _error(self._lists) < index.mark:
+            self.refuses = True
+            self._metrics.index_refused.set(1)
+            fields = {"recall": round(recall, 4), "mark": index.mark, "lists": len(self._lists)}
+            _log.error(
+                "searching exactly: live lists found the index below its mark; build it again",
+                extra={"fields": fields},
+            )
+
+
+def _error(lists: Sequence[tuple[int, int]]) -> float:
+    """The standard error of the share found, each list counted as long as it is."""
+    same, all_of_them = map(sum, zip(*lists, strict=True))
+    share = same / max(all_of_them, 1)
+    squares = sum((found - share * size) ** 2 for found, size in lists)
+    return math.sqrt(squares) / max(all_of_them, 1)

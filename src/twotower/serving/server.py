@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import uvicorn
@@ -27,7 +29,7 @@ from twotower.serving.connection import patient_for
 from twotower.serving.follow import follow, wanted
 from twotower.serving.gate import Limits, log_as_json
 from twotower.serving.keys import Key
-from twotower.serving.metrics import Metrics
+from twotower.serving.metrics import Metrics, forget
 from twotower.serving.service import Service
 from twotower.serving.state import State
 
@@ -43,6 +45,7 @@ class _Plan:
 
     Attributes:
         crew: whatever its processes have in common, and no other service.
+        figures: the folder in which several processes count.
     """
 
     run: Path
@@ -53,6 +56,7 @@ class _Plan:
     watched: Path | None
     adopts: bool
     crew: str
+    figures: Path | None = None
 
 
 def serve(
@@ -107,7 +111,10 @@ def serve(
             _answer(plan, listening)
         else:
             leader = os.getpid()
-            crew.keep(workers, lambda: _answer(plan, listening, leader))
+            with TemporaryDirectory(prefix="twotower-") as place:
+                of_all = replace(plan, figures=Path(place))
+                work = partial(_answer, of_all, listening, leader)
+                crew.keep(workers, work, ended=partial(forget, Path(place)))
     finally:
         listening.close()
 
@@ -118,7 +125,7 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
     torch.set_num_threads(1)
     threadpool_limits(1)
     opened = State(plan.state)
-    service = Service(plan.runs_folder, opened, Metrics(), crew=plan.crew)
+    service = Service(plan.runs_folder, opened, Metrics(plan.figures), crew=plan.crew)
     gate = create_app(service, plan.keys, plan.limits)
     server = uvicorn.Server(
         uvicorn.Config(

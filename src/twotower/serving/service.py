@@ -136,8 +136,15 @@ class Service:
         """
         served = self.served
         recommender, recent, tally = served.recommender, self._recent, Tally()
+        exact = self._sample.refuses
         answers = answer(
-            recommender, people, wish, recent=recent, tally=tally, is_wanted=is_wanted
+            recommender,
+            people,
+            wish,
+            recent=recent,
+            exact=exact,
+            tally=tally,
+            is_wanted=is_wanted,
         )
         self._sample.look(recommender, people, wish, recent, answers, tally)
         self.metrics.answered(people, answers, wish, tally)
