@@ -48,13 +48,7 @@ Loss = Literal["bce", "triplet", "bpr", "ccl", "warp", "in_batch_softmax", "soft
 NegativesFrom = Literal["labels", "one", "all", "uniform", "popularity", "in_batch", "mixed"]
 LogQ = Literal["none", "classic", "corrected"]
 SplitName = Literal[
-    "given",
-    "time",
-    "leave_last",
-    "random_per_user",
-    "random",
-    "cold_items",
-    "cold_users",
+    "given", "time", "leave_last", "random_per_user", "random", "cold_items", "cold_users"
 ]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(gt=0, le=10)]
