@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -85,3 +86,38 @@ def test_a_route_answers_as_the_schema_says(
     if kind == "negative" and route.split("/")[1] not in {"v1"}:
         pytest.skip("takes nothing that could be wrong")
     ask()
+
+
+def test_who_was_told_of_can_be_asked_for_by_the_link_of_the_schema(
+    asked: Server, key: str
+) -> None:
+    schema = schemathesis.openapi.from_url(f"{asked.url}/openapi.json")
+    schema = schema.include(path_regex="/v1/(events|users)")
+    followed: set[tuple[str, int]] = set()
+
+    class Told(schema.as_state_machine()):  # type: ignore[misc]
+        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+            return {"headers": {"Authorization": f"Bearer {key}"}}
+
+        def validate_response(
+            self, response: Any, case: schemathesis.Case, **more: Any
+        ) -> None:
+            followed.add((f"{case.method} {case.path}", response.status_code))
+            case.validate_response(
+                response,
+                excluded_checks=[checks.positive_data_acceptance],
+                transport_kwargs=more,
+                recorder=self.recorder,
+            )
+
+    Told.run(
+        settings=settings(
+            max_examples=20,
+            stateful_step_count=5,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+            deadline=None,
+        )
+    )
+    assert {("POST /v1/events", 200), ("GET /v1/users/{user_id}", 200)} <= followed

@@ -76,6 +76,14 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": schemas.Problem} for status in (*statuses, 408, 413, 500)}
 
 
+# Whoever was told of can be asked for: links from one operation to the next.
+_USER = {
+    "operationId": "get_user_v1_users__user_id__get",
+    "parameters": {"user_id": "$request.body#/events/0/user"},
+}
+_LINKS: dict[str, dict[int | str, dict[str, Any]]] = {
+    "/v1/events": {200: {"links": {"user": _USER}}}
+}
 _GUARDED = (401, 403, 422, 429, 503)
 ItemId = Annotated[str, Path(min_length=1, max_length=256)]
 
@@ -130,7 +138,8 @@ def create_app(
             methods=[method],
             response_model=model,
             dependencies=doors.before(scope),
-            responses=_problems(*([400] if body else []), *_GUARDED, *more),
+            responses=_problems(*([400] if body else []), *_GUARDED, *more)
+            | _LINKS.get(path, {}),
         )
         if body:
             lanes[method, path] = Lane(app.routes[-1], partial(doors.open, scope), body, route)
