@@ -148,7 +148,10 @@ def run(learned: Learned, objective: Objective, **changed: Any) -> list[Progress
     return list(epochs(learned.model, objective, optimizers, **asked))
 
 
-def test_beside_all_items_a_step_moves_the_users_of_its_batch_alone() -> None:
+def test_beside_all_items_a_step_moves_the_users_of_its_batch_alone_where_there_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("twotower.training.learn._MANY_USERS", 10)
     plan = planned("softmax", model={"user_ids": True, "history": "mean"})
     learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
     assert objective.config.negatives_from == "all"

@@ -338,7 +338,7 @@ def test_a_range_that_follows_from_another_setting_holds_all_that_was_tried(
         model={**open_here, **held, "history_dropout": 0.2, "history_length": 20},
         training={"epochs": 1, "batch_size": 512, "weight_decay": 0.0},
     )
-    found = twotower.tune(wanderers(), config, trials=12, into=tmp_path)
+    found = twotower.tune(wanderers(), config, trials=16, into=tmp_path)
     [rate] = [knob for knob in found.knobs if knob.name == "training.learning_rate"]
     tried_rates = [value_of(trial.config, rate.name) for trial in found.trials]
     assert rate.low <= min(tried_rates)

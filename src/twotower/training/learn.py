@@ -32,6 +32,9 @@ from twotower.training.neighbours import neighbours_of
 from twotower.training.objective import Objective, make_objective
 from twotower.watch import Enough, Watch
 
+# Users from whom on a step of all rows takes longer than the rest of it.
+_MANY_USERS = 2**14
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -109,7 +112,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         user_ids=bool(config.model.user_ids),
         item_ids=bool(config.model.item_ids),
         words={side: word_columns(shapes[side]) for side in _told_by_words(config)},
-        sparse=_read_in_part(config),
+        sparse=_read_in_part(config, len(dataset.users)),
     ).to(device)
     if count := config.model.item_neighbours:
         assert count != "auto"
@@ -149,9 +152,15 @@ def _met(table: FeatureTable) -> FeatureTable:
     return table.take(torch.nonzero(table.ids).squeeze(1))
 
 
-def _read_in_part(config: Config) -> list[Side]:
-    """The sides of which a step reads some rows alone: users, and items where not all are."""
-    return ["user"] if config.training.negatives_from == "all" else ["user", "item"]
+def _read_in_part(config: Config, num_users: int) -> list[Side]:
+    """The sides whose tables move by the rows of a step, as it reads some alone.
+
+    Beside all items that are users from some number on: what a step of all rows costs grows
+    with them, but few users learn more in as many epochs.
+    """
+    if config.training.negatives_from != "all":
+        return ["user", "item"]
+    return ["user"] if num_users > _MANY_USERS else []
 
 
 def _encode(
