@@ -329,7 +329,12 @@ def _check_file(directory: Path, name: str, manifest: Mapping[str, Any]) -> None
 
 
 def read_run_config(directory: Path) -> Config:
-    """The settings of a run, every default filled in."""
+    """The settings of a run, every default filled in.
+
+    Raises:
+        RunError: no such run.
+    """
+    read_manifest(directory)
     text = (directory / "config.yaml").read_text(encoding="utf-8")
     return parse_config(yaml.safe_load(text), where=str(directory / "config.yaml"))
 

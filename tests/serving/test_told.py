@@ -13,6 +13,7 @@ import pytest
 from processes import warm
 from twotower import pipeline, read, runs
 from twotower.data import engine
+from twotower.serving.origin import Origin
 from twotower.serving.state import Event, State
 from worlds import checkerboard, settings, shop
 
@@ -70,7 +71,7 @@ def test_old_rows_and_events_are_trained_on_together(tmp_path: Path) -> None:
         run.parent, told, {"5000": {**new, "released": "2024-05-17"}, "1001": new, "1002": None}
     )
     done = warm(f"events {run} --into {tmp_path / 'told'}", tmp_path)
-    assert (done.code, done.err.count("2 were left out")) == (0, 1), done
+    assert (done.code, done.err.count("2 events and items were left out")) == (0, 1), done
     both = tmp_path / "both"
     (both / "interactions").mkdir(parents=True)
     given = tmp_path / "data"
@@ -105,18 +106,68 @@ def test_labels_and_times_are_written_as_the_given_ones_are(tmp_path: Path) -> N
     assert table["label"].tolist() == [1, 0]
 
 
-def test_nothing_is_half_written_and_a_database_is_never_made(tmp_path: Path) -> None:
+def test_a_database_is_never_made(tmp_path: Path) -> None:
     run = saved(shop(), tmp_path)
     done = warm(f"events {run} --into {tmp_path / 'told'}", tmp_path)
     assert done.code == 2
     assert "no database at" in done.err
     assert not (run.parent / "service.sqlite").exists()
-    stored(run.parent, [event(1, "c1", "1000")], {"1000": {"price": "dear"}})
+
+
+def test_what_the_columns_can_not_hold_is_left_out_and_nothing_else(tmp_path: Path) -> None:
+    run = saved(shop(), tmp_path)
+    told = [event(1, "c1", "1000"), event(2, "c1", "01001"), event(3, "c1", "1e3")]
+    stored(run.parent, told, {"1000": {"price": "dear"}, "1001": {"price": 3.5}})
+    done = warm(f"events {run} --into {tmp_path / 'told'}", tmp_path)
+    assert (done.code, done.err.count("3 events and items were left out")) == (0, 1), done
+    assert [row[1] for row in rows(tmp_path / "told" / "interactions.parquet")] == [1000]
+    price = {
+        place: dict(duckdb.sql(f"SELECT sku, price FROM '{path}'").fetchall())
+        for place, path in (
+            ("given", tmp_path / "data" / "items.parquet"),
+            ("told", tmp_path / "told" / "items.parquet"),
+        )
+    }
+    assert price["told"] == {**price["given"], 1001: 3.5}
+
+
+def test_a_like_that_was_taken_back_is_none(tmp_path: Path) -> None:
+    run = saved(shop(), tmp_path)
+    told = [event(1, "c1", "1000"), event(3, "c2", "1001"), event(2, "c2", "1001", liked=False)]
+    stored(run.parent, [*told, event(4, "c1", "1000", liked=False)], {})
+    assert warm(f"events {run} --into {tmp_path / 'told'}", tmp_path).code == 0
+    found = rows(tmp_path / "told" / "interactions.parquet")
+    assert [row[:2] for row in found] == [("c2", 1001)]
+
+
+@pytest.mark.parametrize(("threshold", "least"), [(4.4, 5), (4.0, 4)])
+def test_what_is_liked_is_rated_as_liked(tmp_path: Path, threshold: float, least: int) -> None:
+    tables = checkerboard()
+    count = len(next(iter(tables["interactions"].values())))
+    tables["interactions"]["stars"] = np.full(count, 5)
+    data = {"rating_threshold": threshold}
+    run = saved(tables, tmp_path, {"stars": "rating"}, data=data)
+    stored(run.parent, [event(2, "100", "502")], {})
+    assert warm(f"events {run} --into {tmp_path / 'told'}", tmp_path).code == 0
+    table = duckdb.sql(f"FROM '{tmp_path / 'told' / 'interactions.parquet'}'").fetchnumpy()
+    assert table["stars"].tolist() == [least]
+
+
+def test_what_was_told_about_other_data_is_refused(tmp_path: Path) -> None:
+    run = saved(shop(), tmp_path)
+    other = pipeline.fit(checkerboard(), settings(training={"epochs": 1}))
+    url = stored(run.parent, [event(1, "c1", "1000")], {})
+    with closing(State(url)) as state:
+        state.belong_to(Origin.of(other))
     done = warm(f"events {run} --into {tmp_path / 'told'}", tmp_path)
     assert done.code == 2
-    assert "items that were put" in done.err
+    assert "other data" in done.err
     assert not (tmp_path / "told").exists()
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    done = warm(f"events {tmp_path / 'nope'} --into {tmp_path / 'told'}", tmp_path)
+    assert (done.code, done.err.count("no such run")) == (2, 1)
 
 
 @pytest.mark.parametrize(

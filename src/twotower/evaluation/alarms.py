@@ -78,7 +78,7 @@ def alarms(
         *_hardly_tuned(baselines),
         *_unknown(known, parts),
         *_from_the_future(parts),
-        *_met_before(known, parts),
+        *met_before(known, parts),
         *_leaks(dataset, known, parts),
     ]
 
@@ -214,7 +214,7 @@ def _from_the_future(parts: Split) -> Iterator[str]:
         )
 
 
-def _met_before(known: Interactions, parts: Split) -> Iterator[str]:
+def met_before(known: Interactions, parts: Split) -> Iterator[str]:
     """Given parts that hold the same pairs: copies, or what people did once more."""
     if parts.name != "given":
         return

@@ -19,7 +19,7 @@ from twotower.data.interactions import Histories, Interactions, histories, offse
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
-from twotower.evaluation.alarms import alarms
+from twotower.evaluation.alarms import alarms, met_before
 from twotower.evaluation.calibration import reliability
 from twotower.evaluation.examples import examples
 from twotower.evaluation.opponents import opponents
@@ -86,7 +86,8 @@ def assess(
     is_met = recommender.seen.lengths()[user_rows[held.user_rows]] > 0
     held = replace(held, is_warm=held.is_warm & is_met)
     if not len(held):
-        report["warnings"] = ["no test user has a liked item that was not already seen"]
+        nobody = "no test user has a liked item that was not already seen"
+        report["warnings"] = [nobody, *met_before(known, parts)]
         return report
     ks = list(config.evaluation.k)
     longest = min(max(ks), num_items)

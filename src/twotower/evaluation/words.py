@@ -52,12 +52,13 @@ def headline(measured: Mapping[str, Any]) -> tuple[str, Outcome | None]:
             return "Measured, but beside no baseline.", None
         return "Nothing was held out to be found, so nothing was measured.", None
     if num_users(measured, found["group"]) < FEWEST_USERS:
-        return "Too few test users to say who is better.", None
+        count = num_users(measured, found["group"])
+        return f"Too few {found['group']} test users to say who is better: {count}.", None
     best = found["best_baseline"]
     verb: Outcome = found["against"][best]
     said = f"{VERBS[verb]} {NAMES[best]}, the best baseline"
     if beats_all(measured):
-        said = "beat every baseline"
+        said = "beat every baseline" + " that was measured" * bool(measured.get("left_out"))
     # By a hair another may be behind the best and yet clearly before the towers.
     others = [NAMES[name] for name, how in found["against"].items() if how == "loss"]
     if others and verb != "loss":
@@ -83,7 +84,10 @@ def _of_cold(measured: Mapping[str, Any]) -> str:
 def price(measured: Mapping[str, Any]) -> Iterator[str]:
     """What the towers cost beside the best baseline, as one sentence."""
     seconds = costs(measured)
-    best = (measured.get("verdict") or {}).get("best_baseline")
+    found = measured.get("verdict") or {}
+    best = found.get("best_baseline")
+    if best and num_users(measured, found["group"]) < FEWEST_USERS:
+        return
     if "towers" in seconds and best in seconds:
         theirs, ours = _seconds(seconds[best]), _seconds(seconds["towers"])
         with_tuning = "trials" in measured["baselines"][best]
@@ -148,7 +152,10 @@ def of_blend(measured: Mapping[str, Any]) -> Iterator[str]:
             f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]."
         )
     elif blend["asked"] != "none":
-        yield "On validation nothing beside the towers helped clearly; they stand alone."
+        yield (
+            "Nothing stands beside the towers: what was asked for did not help clearly on "
+            "validation, or found no room."
+        )
     elif best in {"ease", "item_knn"} and found["against"][best] == "loss":
         yield (
             f"{NAMES[best]} knows something that the towers do not: try model.blend: auto, "

@@ -29,7 +29,7 @@ def with_items(recommender: Recommender, table: Any) -> Recommender:
     ids, values = _read(recommender, table)
     if not values.keys() & recommender.item_encoders.by_column.keys():
         known = ", ".join(recommender.item_encoders.by_column)
-        nothing = "add_items: no column is a feature with a value"
+        nothing = "items: none of their columns is a feature with a value"
         raise DataError(f"{nothing}; the features are: {known}")
     rows = recommender.items.rows(ids)
     fresh = rows == 0

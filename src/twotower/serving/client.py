@@ -131,7 +131,7 @@ class Client:
         return MapAnswer.model_validate(self._ask("GET", "/v1/map")).map
 
     def put_items(self, items: Mapping[Id, Mapping[str, Any]]) -> None:
-        """New items, or new features of known ones."""
+        """New items, or known ones anew: a column that is not given is missing then."""
         listed = [{"item": item, "features": dict(each)} for item, each in items.items()]
         self._ask("PUT", "/v1/items", {"items": listed})
 

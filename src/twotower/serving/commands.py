@@ -105,8 +105,8 @@ def events(
             _out.print(f"{into / name}: {count:,} rows", highlight=False, soft_wrap=True)
     if told.left_out:
         _err.print(
-            f"note {told.left_out:,} were left out: events that are not liked, where the "
-            "interactions have no label, and ids that the columns can not hold",
+            f"note {told.left_out:,} events and items were left out: what is not liked, where "
+            "the interactions have no label, and ids and values that the columns can not hold",
             highlight=False,
             soft_wrap=True,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -25,14 +25,18 @@ from twotower.data import engine
 from twotower.data.checks import id_sql
 from twotower.data.engine import Table, literal, quote
 from twotower.data.plain import written_sql
+from twotower.data.schema import is_number
 from twotower.data.tables import Given, open_given
 from twotower.data.writing import whole_directory
-from twotower.errors import RequestError
+from twotower.errors import DataError, RequestError
+from twotower.serving.origin import Origin
 from twotower.serving.state import State
 
 FILES = ("interactions.parquet", "items.parquet")
 _BLOCK = 100_000
 _KIND = "kind"
+# By the last that was told of a user and an item, as the service has it.
+_LAST = "SELECT arg_max(rowid, (happened, rowid)) FROM told GROUP BY user_, item_"
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,18 @@ def write_told(
     Raises:
         RunError: the run can not be read.
         DataError: the given tables can not be read, or nothing can be written.
-        RequestError: there is no such database, or nobody knows where the tables are.
+        RequestError: there is no such database, it is of other data, or nobody knows where the
+            tables are.
         StateError: the database can not be used.
     """
     config = runs.read_run_config(run)
     source = config.data.data_path if data is None else str(data)
     if source is None:
         raise RequestError("events: the run does not say where its tables are; give --data DIR")
+    if data is None and not Path(source).exists():
+        raise RequestError(
+            f"events: the run's tables are not at {source}, seen from here; give --data DIR"
+        )
     state = state or f"sqlite:///{run.resolve().parent / 'service.sqlite'}"
     _require_file(state)
     given = open_given(source, config.data)
@@ -84,6 +93,7 @@ def write_told(
         whole_directory(into, FILES, overwrite=overwrite) as place,
         closing(State(state)) as told,
     ):
+        _require_its_own(told, run)
         found = _take_events(given.log, told)
         events = _write(given.log, _events_sql(given, config.data), place / FILES[0])
         if given.items is None:
@@ -124,7 +134,7 @@ def _events_sql(given: Given, config: DataConfig) -> str:
     user, item = by_kind["user_id"], by_kind["item_id"]
     chosen = {name: f"CAST(NULL AS {kind})" for name, kind in given.log.types.items()}
     for column, key in ((user, "user_"), (item, "item_")):
-        chosen[column.name] = f"TRY_CAST({key} AS {column.sql_type})"
+        chosen[column.name] = _as_id(key, column.sql_type)
     held = [f"{chosen[column.name]} IS NOT NULL" for column in (user, item)]
     if "timestamp" in by_kind:
         time = by_kind["timestamp"]
@@ -134,13 +144,18 @@ def _events_sql(given: Given, config: DataConfig) -> str:
     if config.rating_threshold is not None and "rating" in by_kind:
         rating = by_kind["rating"]
         # The least that counts as liked; of what is not liked nothing is known but that.
-        chosen[rating.name] = f"CAST('{config.rating_threshold!r}' AS {rating.sql_type})"
+        least, kind = repr(config.rating_threshold), rating.sql_type
+        chosen[rating.name] = (
+            f"CASE WHEN CAST({least} AS {kind}) >= {least} THEN CAST({least} AS {kind}) "
+            f"ELSE CAST(CEIL({least}) AS {kind}) END"
+        )
     is_labelled = "label" in by_kind and config.rating_threshold is None
     if is_labelled:
         label = by_kind["label"]
         chosen[label.name] = f"CAST(CAST(liked AS INTEGER) AS {label.sql_type})"
     else:
-        held.append("liked")
+        # A like that was taken back is none.
+        held.append(f"liked AND rowid IN ({_LAST})")
     if given.log.types.get(_KIND, "VARCHAR") == "VARCHAR" and _KIND not in {
         column.name for column in by_kind.values() if column.kind != "ignore"
     }:
@@ -149,12 +164,19 @@ def _events_sql(given: Given, config: DataConfig) -> str:
     return f"SELECT {columns} FROM told WHERE {' AND '.join(held)}"
 
 
+def _as_id(key: str, sql_type: str) -> str:
+    """A key as an id of a type; null where it is another text than such an id has."""
+    cast = f"TRY_CAST({key} AS {sql_type})"
+    plain = "BIGINT" if is_number(sql_type) else "VARCHAR"
+    return f"CASE WHEN CAST(TRY_CAST({cast} AS {plain}) AS VARCHAR) = {key} THEN {cast} END"
+
+
 def _take_items(
     items: Table, own: str, put: Mapping[str, Mapping[str, Any]], beside: Path
 ) -> int:
     """Make the table ``put``, of items that the given table can hold; how many they are."""
     columns = [
-        f"TRY_CAST(key AS {kind}) AS {quote(own)}"
+        f"{_as_id('key', kind)} AS {quote(own)}"
         if name == own
         else f"CAST({quote(name)} AS {kind}) AS {quote(name)}"
         for name, kind in items.types.items()
@@ -166,19 +188,33 @@ def _take_items(
         json.dumps({**{n: _plain(v, read.get(n, "")) for n, v in each.items()}, "key": key})
         for key, each in put.items()
     ]
-    beside.write_text("\n".join(lines), encoding="utf-8")
     types = ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in read.items())
     how = f"format = 'newline_delimited', columns = {{{types}}}"
     made = (
         f"CREATE OR REPLACE TEMP TABLE put AS SELECT key, {', '.join(columns)} "
         f"FROM read_json({literal(str(beside))}, {how}) "
-        f"WHERE TRY_CAST(key AS {items.types[own]}) IS NOT NULL"
+        f"WHERE {_as_id('key', items.types[own])} IS NOT NULL"
     )
-    try:
+
+    def take(some: Sequence[str]) -> int:
+        beside.write_text("\n".join(some), encoding="utf-8")
         [[count]] = engine.rows(items.engine, made, "items that were put")
+        return int(count)
+
+    def fits(line: str) -> bool:
+        try:
+            take([line])
+        except DataError:
+            return False
+        return True
+
+    try:
+        return take(lines)
+    except DataError:
+        # A value that the service has is none of the table's column, as a day that is a number.
+        return take(list(filter(fits, lines)))
     finally:
         beside.unlink()
-    return int(count)
 
 
 def _plain(value: Any, sql_type: str) -> Any:
@@ -192,6 +228,20 @@ def _write(table: Table, sql: str, into: Path) -> int:
     return engine.write_files(
         table.engine, sql, into, "FORMAT parquet, COMPRESSION zstd", table.source
     )
+
+
+def _require_its_own(told: State, run: Path) -> None:
+    """Refuse what a service was told of other data, whose ids may be alike."""
+    origin = told.origin()
+    if origin is None:
+        return
+    recommender = runs.load(run)
+    if not origin.is_that_of(recommender):
+        own = Origin.of(recommender).source
+        raise RequestError(
+            f"events: the database at {told.name} keeps what was told about other data, "
+            f"{origin.source}, while {run} is of {own}; --state names that of its service"
+        )
 
 
 def _require_file(state: str) -> None:
