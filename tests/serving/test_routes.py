@@ -268,6 +268,14 @@ def test_a_history_is_in_the_order_of_times_and_not_in_that_of_arrival(server: S
     assert [card["id"] for card in liked] == [505, 506]
 
 
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59Z", "1901-01-01T00:00:00Z"])
+def test_a_time_that_can_not_be_is_refused(server: Server, at: str) -> None:
+    event = {"id": "far", "user": "far", "item": 505}
+    found = server.post("/v1/events", {"events": [event, {**event, "id": "off", "at": at}]})
+    assert (found.status, "events.1.at" in found.json["error"]) == (422, True), found
+    assert server.ask("GET", "/v1/users/far").json["liked"] == []
+
+
 def test_yes_and_no_come_back_as_they_were_told(tmp_path: Path) -> None:
     world = checkerboard()
     goods = world["items"]

@@ -34,6 +34,8 @@ from twotower.serving.state import Event
 _bearer = HTTPBearer(auto_error=False, description="A key that `twotower key` made.")
 # A tenth of the largest answer takes as long as many others do.
 _LARGE = 10
+# In microseconds.
+_DAY = 86_400_000_000
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d*)?", re.IGNORECASE)
 
 
@@ -249,6 +251,14 @@ async def events(request: Request, body: schemas.EventsBody) -> Response:
         )
         for each in body.events
     ]
+    for place, event in enumerate(received):
+        # One that is far off would hide what comes after it, and the unit of the next training.
+        if not 0 <= event.happened_at <= event.received_at + _DAY:
+            raise ServiceError(
+                422,
+                f"events.{place}.at: expected a time from 1970 to a day ahead, got "
+                f"{body.events[place].at}",
+            )
     stored = await _writes(request).ask(service.add_events, received)
     return text(
         schemas.EventsAnswer.model_construct(stored=stored, repeated=len(received) - stored)

@@ -94,7 +94,8 @@ class EventBody(Value):
         default=True, description="Whether it belongs to the history; else it is only met."
     )
     at: AwareDatetime | None = Field(
-        default=None, description="When; now if not given. Histories are in its order."
+        default=None,
+        description="When, from 1970 to a day ahead; now if not given. It orders histories.",
     )
 
     def microseconds(self, now: datetime) -> int:
