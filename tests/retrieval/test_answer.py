@@ -413,7 +413,7 @@ class TestChanges:
         [
             ({"colour": 1}, "unknown feature 'colour'; the items' columns are: genre, year"),
             ({"year": "new"}, "'year': expected a numeric, got 'new'"),
-            ({}, "no column is a feature"),
+            ({}, "none of their columns is a feature"),
         ],
     )
     def test_a_bad_record_is_refused(
