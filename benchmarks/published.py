@@ -33,7 +33,7 @@ from twotower.config import Config
 from twotower.data.interactions import Interactions, histories
 from twotower.data.tables import Dataset, read
 from twotower.evaluation import evaluate as ev
-from twotower.evaluation.opponents import opponents
+from twotower.evaluation.opponents import opponents, scoring
 from twotower.evaluation.rankers import IN_WORDS, Factors, Ranker
 from twotower.pipeline import plan, train
 from twotower.watch import Watch
@@ -294,16 +294,7 @@ def show_lightfm(
     sizes = {"num_users": len(dataset.users) + 1, "num_items": len(dataset.items) + 1}
     seen = histories(parts.train, num_users=len(dataset.users))
     held, is_candidate = ev.held_out(parts.val.positives(), seen), candidates(dataset, known)
-
-    def score(ranker: Ranker) -> float:
-        found = ev.each_ndcg(
-            lambda part: ranker.scores(held.user_rows[part]),
-            held,
-            seen,
-            is_candidate=is_candidate,
-        )
-        return float(found.mean())
-
+    score = scoring(held, seen, is_candidate)
     found: dict[str, list[float]] = {}
     for seed in given.seeds:
         budget = given.more.budget

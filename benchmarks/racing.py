@@ -15,13 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from benchmarks.public import Cell, asked, print_rows
 from benchmarks.published import JOBS as PUBLISHED
+from benchmarks.published import candidates
 from twotower import parse_config
-from twotower.evaluation import evaluate as ev
-from twotower.evaluation.rankers import Ranker
+from twotower.evaluation.opponents import scoring
 from twotower.evaluation.tuning import best, searches, tune
 from twotower.evaluation.validation import Validation, validation
 from twotower.pipeline import Plan, plan
@@ -74,18 +72,7 @@ def row(name: str, seed: int, folder: Path) -> list[Cell]:
 def ials(planned: Plan, measure: Validation, seed: int) -> tuple[float, float, float]:
     """Its NDCG@10 on validation, the seconds of one fit, and those of the search."""
     dataset, train, held = planned.dataset, planned.parts.train.positives(), measure.held
-    is_candidate = torch.zeros(len(dataset.items), dtype=torch.bool)
-    is_candidate[torch.from_numpy(train.item_rows).long() - 1] = True
-
-    def score(ranker: Ranker) -> float:
-        found = ev.each_ndcg(
-            lambda part: ranker.scores(held.user_rows[part]),
-            held,
-            measure.seen,
-            is_candidate=is_candidate,
-        )
-        return float(found.mean())
-
+    score = scoring(held, measure.seen, candidates(dataset, train))
     sizes = {"num_users": len(dataset.users) + 1, "num_items": len(dataset.items) + 1}
     its = searches(train, seed=seed)["ials"]
     budget = planned.contenders[0].evaluation.baseline_seconds

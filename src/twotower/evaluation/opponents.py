@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from torch import Tensor
 
 from twotower.config import Config
-from twotower.data.interactions import histories
+from twotower.data.interactions import Histories, histories
 from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.evaluation import evaluate as ev
@@ -41,16 +41,7 @@ def opponents(
     known = parts.train.followed_by(parts.val).positives()
     seen = histories(parts.train, num_users=len(dataset.users))
     held = ev.held_out(parts.val.positives(), seen)
-
-    def score(ranker: Ranker) -> float:
-        values = ev.each_ndcg(
-            lambda part: ranker.scores(held.user_rows[part]),
-            held,
-            seen,
-            is_candidate=is_candidate,
-        )
-        return float(values.mean())
-
+    score = scoring(held, seen, is_candidate)
     budget = config.evaluation.baseline_seconds
     every = searches(train, seed=config.training.seed)
     for name in config.evaluation.baselines:
@@ -88,6 +79,23 @@ def opponents(
                 "tuning_seconds": time.perf_counter() - started,
             }
         yield search.fit(known, **sizes, **settings), tuning
+
+
+def scoring(
+    held: ev.HeldOut, seen: Histories, is_candidate: Tensor
+) -> Callable[[Ranker], float]:
+    """How well rankers find what is held out: NDCG, the mean over users."""
+
+    def score(ranker: Ranker) -> float:
+        values = ev.each_ndcg(
+            lambda part: ranker.scores(held.user_rows[part]),
+            held,
+            seen,
+            is_candidate=is_candidate,
+        )
+        return float(values.mean())
+
+    return score
 
 
 def _in_words(settings: Settings) -> str:

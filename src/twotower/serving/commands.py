@@ -13,6 +13,14 @@ from twotower.errors import RequestError
 _out = Console()
 _err = Console(stderr=True)
 
+StateUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TWOTOWER_STATE",
+        help="The database's URL; default: SQLite in service.sqlite beside the run.",
+    ),
+]
+
 
 def serve(
     run: Annotated[Path, typer.Argument(help="A run directory, as `twotower train` wrote it.")],
@@ -20,13 +28,7 @@ def serve(
         str, typer.Option(help="Where to listen; elsewhere than here needs keys.")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(help="The port; 0 for a free one.")] = 8000,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TWOTOWER_STATE",
-            help="The database's URL; default: SQLite in service.sqlite beside the run.",
-        ),
-    ] = None,
+    state: StateUrl = None,
     keys: Annotated[
         Path | None, typer.Option(help="The file of keys, as `twotower key` wrote it.")
     ] = None,
@@ -86,13 +88,7 @@ def events(
     data: Annotated[
         Path | None, typer.Option(help="The data folder; default: the run's.")
     ] = None,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TWOTOWER_STATE",
-            help="The database's URL; default: SQLite in service.sqlite beside the run.",
-        ),
-    ] = None,
+    state: StateUrl = None,
     overwrite: Annotated[bool, typer.Option(help="Replace earlier tables there.")] = False,
 ) -> None:
     """Write what a service was told as tables, for the next training."""
