@@ -87,9 +87,9 @@ def test_it_is_written_once_and_again_only_for_other_data_or_rules(tmp_path: Pat
     shop, runs = write(tmp_path / "shop"), tmp_path / "runs"
     kept_read(shop, runs)
     [first] = folders(runs)
-    before = {path: os.stat(path).st_mtime_ns for path in first.iterdir()}
+    before = {path: os.stat(path).st_mtime_ns for path in first.glob("*.npy")}
     kept_read(shop, runs)
-    assert {path: os.stat(path).st_mtime_ns for path in first.iterdir()} == before
+    assert {path: os.stat(path).st_mtime_ns for path in first.glob("*.npy")} == before
     kept_read(shop, runs, duplicates="keep")
     assert len(folders(runs)) == 2
     write(shop, weight=np.ones(ROWS))
@@ -97,6 +97,18 @@ def test_it_is_written_once_and_again_only_for_other_data_or_rules(tmp_path: Pat
     assert len(folders(runs)) == 3
     assert found.interactions["all"].weights is not None
     assert set(found.interactions["all"].weights.tolist()) == {1.0}
+
+
+def test_of_a_log_that_grows_the_last_used_stay(tmp_path: Path) -> None:
+    runs, shop = tmp_path / "runs", tmp_path / "shop"
+    seen: list[Path] = []
+    for day in range(4):
+        read_again = kept_read(write(shop, weight=np.full(ROWS, day + 1)), runs)
+        [new] = set(folders(runs)) - set(seen)
+        os.utime(new / "manifest.json", (day, day))
+        seen.append(new)
+    assert sorted(folders(runs)) == sorted(seen[1:])
+    assert equal(kept_read(shop, runs).interactions["all"], read_again.interactions["all"])
 
 
 def test_what_is_damaged_is_made_again(tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def _answer(plan: _Plan, listening: socket.socket, leader: int | None = None) ->
         is_over = _are_over(_SECONDS_TO_END)
     finally:
         opened.close()
+        # Else what was kept from the collector is found at the end, and called a leak.
+        gc.unfreeze()
     if failures:
         raise failures[0]
     if not is_over:

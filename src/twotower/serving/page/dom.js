@@ -29,8 +29,10 @@ export function refill(list, ...entries) {
 export const number = (value, digits = 2) =>
   value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
 
+// What can not be fetched is no picture.
 export function picture(card) {
-  return card.picture && make("img", { src: card.picture, alt: "", loading: "lazy" });
+  const gone = (event) => event.target.remove();
+  return card.picture && make("img", { src: card.picture, alt: "", loading: "lazy", onerror: gone });
 }
 
 // A field that finds as one types; arrow keys go through what was found, Escape leaves.
