@@ -29,7 +29,7 @@ def flat_world() -> Frames:
         {
             "user_id": [f"u{n}" for n in range(40)],
             "age": [None if n == 7 else 20 + n + 0.5 for n in range(40)],
-            "level": [None if n == 3 else n % 4 for n in range(40)],
+            "level_id": [None if n == 3 else n % 4 for n in range(40)],
             "active": [n % 3 == 0 for n in range(40)],
             "country": [None if n == 5 else ["NL", "DE", "FR"][n % 3] for n in range(40)],
             "joined": [START.date() + timedelta(days=n) for n in range(40)],
@@ -127,13 +127,13 @@ def test_every_kind_of_value_comes_out_in_its_plain_form(expected: dict[str, Any
     users, items = expected["users"], expected["items"]
     assert users["kinds"] == {
         "age": "numeric",
-        "level": "categorical",
+        "level_id": "categorical",
         "active": "boolean",
         "country": "categorical",
         "joined": "timestamp",
     }
     assert users["values"]["age"][6:9] == [26.5, None, 28.5]
-    assert users["values"]["level"][2:5] == ["2", None, "0"]
+    assert users["values"]["level_id"][2:5] == ["2", None, "0"]
     assert users["values"]["active"][:4] == [1.0, 0.0, 0.0, 1.0]
     assert users["values"]["country"][4:7] == ["DE", None, "NL"]
     assert users["values"]["joined"][0] == datetime(2024, 2, 28, tzinfo=UTC).timestamp()
@@ -193,7 +193,7 @@ def as_pandas_of_other_types(frame: pl.DataFrame) -> pd.DataFrame:
     for name in table.columns:
         if frame[name].dtype == pl.String:
             table[name] = table[name].astype("category" if "_id" not in name else "string")
-        elif name == "level":
+        elif name == "level_id":
             table[name] = table[name].astype("Int8")
         elif frame[name].dtype == pl.Date:
             table[name] = pd.to_datetime(table[name]).dt.tz_localize("UTC")

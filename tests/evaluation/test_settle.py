@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twotower import pipeline
+from twotower import parse_config, pipeline
+from twotower.data.interactions import Interactions
+from twotower.data.splits import Split
 from twotower.errors import ConfigError
 from twotower.evaluation.settle import settle
 from twotower.evaluation.validation import validation
@@ -114,3 +116,13 @@ def test_what_has_no_bias_can_not_be_given_popularity() -> None:
     config = settings(data=GIVEN, model={"item_bias": False, "popularity": 2})
     with pytest.raises(ConfigError, match=r"popularity 2\.0 is added to the biases"):
         pipeline.plan(changed_times(), config, Watch())
+
+
+@pytest.mark.parametrize(("num_items", "asked"), [(200_000, 2_500), (1_000_000, 2_000)])
+def test_a_large_catalogue_is_ranked_by_fewer_users(num_items: int, asked: int) -> None:
+    users = np.arange(1, 2_501, dtype=np.int32)
+    ones = np.ones(len(users), np.float32)
+    val = Interactions(users, np.full(len(users), num_items, np.int32), ones)
+    train = Interactions(users, np.ones(len(users), np.int32), ones)
+    held = validation(Split(train, val, None, "time"), parse_config({})).held
+    assert len(held) == asked

@@ -78,6 +78,9 @@ _NAMES = {"title", "name", "label", "headline"}
 PICTURE = r"^(data:image/|\S+\.(jpe?g|png|gif|webp|avif|svg)([?#]\S*)?$)"
 """Paths and addresses of images by their ending, and images written out; in any case."""
 _PICTURE = re.compile(PICTURE, re.IGNORECASE)
+# Rows that each of few whole numbers needs to be learned apart: with fewer, say of a few hundred
+# people's answers from 1 to 10, their order says more. The codes of something have none.
+_ROWS_OF_A_CATEGORY, _ROWS_OF_A_CODE = 100, 5
 GUESSED = "its place, no name being known"
 """The reason for an id that was only guessed."""
 Guess = tuple[Kind, str, str]
@@ -296,7 +299,8 @@ def _guess_number(name: str, facts: ColumnFacts) -> Guess:
     if is_id and facts.is_whole and facts.num_distinct > 0.5 * facts.num_values:
         return "ignore", "an id of something else", ""
     # Also where the type has a fraction: a data frame makes 3 to 3.0 where a value is missing.
-    few = facts.num_distinct <= 32 and facts.num_values >= 5 * facts.num_distinct
+    rows_of_each = _ROWS_OF_A_CODE if is_id else _ROWS_OF_A_CATEGORY
+    few = facts.num_distinct <= 32 and facts.num_values >= rows_of_each * facts.num_distinct
     if few and facts.is_whole:
         return "categorical", f"whole numbers, only {facts.num_distinct} different", ""
     return "numeric", "its type", ""

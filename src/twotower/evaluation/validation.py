@@ -31,6 +31,8 @@ Scores = Callable[[slice], Tensor]
 # As many users rank the catalogue after each epoch, and as many each time to choose a weight.
 _MOST_USERS = 10_000
 _FEW_USERS = 2_000
+# Of larger catalogues fewer users rank more items, down to a tenth of the users.
+_MANY_ITEMS = 200_000
 # With fewer of whom training saw something, those it did not are asked too.
 _ENOUGH_WARM = 50
 # How much popularity may be added to the scores, as a multiple of its log.
@@ -155,7 +157,7 @@ class Validation:
     @cached_property
     def _few(self) -> ev.HeldOut:
         """Some of those in ``held``, evenly spread."""
-        step = -(-len(self.held) // _FEW_USERS)
+        step = -(-len(self.held) // _as_many(_FEW_USERS, len(self.log_popularity) - 1))
         return self.held.only(np.arange(0, len(self.held), max(step, 1)))
 
     @cached_property
@@ -203,9 +205,10 @@ def validation(parts: Split, config: Config) -> Validation:
     held = ev.held_out(parts.val.positives(), seen, known)
     if held.is_warm.sum() >= _ENOUGH_WARM:
         held = held.only(np.flatnonzero(held.is_warm))
-    if len(held) > _MOST_USERS:
+    most = _as_many(_MOST_USERS, num_items)
+    if len(held) > most:
         rng = np.random.default_rng([config.training.seed, 7])
-        held = held.only(np.sort(rng.choice(len(held), _MOST_USERS, replace=False)))
+        held = held.only(np.sort(rng.choice(len(held), most, replace=False)))
     return Validation(
         held,
         seen,
@@ -216,6 +219,11 @@ def validation(parts: Split, config: Config) -> Validation:
         log_popularity(parts.train.positives(), num_items=num_items),
         _WEIGHTS if config.model.popularity == "auto" else (config.model.popularity,),
     )
+
+
+def _as_many(users: int, num_items: int) -> int:
+    """How many users rank so many items."""
+    return max(min(users, users * _MANY_ITEMS // num_items), users // 10)
 
 
 def _with_others(
