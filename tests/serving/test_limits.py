@@ -83,7 +83,9 @@ def test_an_answer_or_a_body_that_takes_too_long_is_given_up_and_the_end_is_grac
 
 def test_a_service_that_ends_says_nothing_but_its_log(run: Path) -> None:
     command = [sys.executable, "-m", "twotower", "serve", str(run), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
         assert process.stderr is not None
         try:
             assert json.loads(process.stderr.readline())["message"] == "ready"
