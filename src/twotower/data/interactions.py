@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from twotower.data.arrays import blocks_of_groups, chosen, grouped, is_ascending
+from twotower.data.arrays import blocks_of_groups, chosen, grouped, is_ascending, room_for
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,19 @@ class Histories:
         return ranges(starts, lengths), owners
 
     def latest(self, length: int) -> Histories:
-        """The last ``length`` items of each user."""
+        """The last ``length`` items of each user, without their times; on the disk where the
+        items are.
+        """
         lengths = np.minimum(self.lengths(), length)
-        if int(lengths.sum()) == len(self.items):
+        offsets = offsets_of(lengths)
+        if offsets[-1] == len(self.items):
             return self
-        places = ranges(self.offsets[1:] - lengths, lengths)
-        times = None if self.times is None else self.times[places]
-        return Histories(offsets_of(lengths), self.items[places], times)
+        items = room_for(int(offsets[-1]), self.items.dtype, self.items)
+        for first, last in self.blocks():
+            some = lengths[first:last]
+            places = ranges(self.offsets[first + 1 : last + 1] - some, some)
+            items[offsets[first] : offsets[last]] = self.items[places]
+        return Histories(offsets, items)
 
 
 def histories(interactions: Interactions, *, num_users: int) -> Histories:
