@@ -38,6 +38,7 @@ def facts(values: int, distinct: int, **more: object) -> ColumnFacts:
         ("categorical", "country", "VARCHAR", facts(100, 12)),
         ("categorical", "note", "VARCHAR", facts(20, 20)),
         ("categorical", "brand_id", "BIGINT", facts(100, 10, is_whole=True)),
+        ("categorical", "field_cd", "BIGINT", facts(100, 10, is_whole=True)),
         ("list", "genres", "VARCHAR[]", facts(9, 9)),
         ("list", "genre_ids", "INTEGER[]", facts(9, 9, list_length=3)),
         ("list", "genres", "VARCHAR", facts(100, 50, share_with_bars=0.5)),

@@ -299,10 +299,12 @@ def _guess_number(name: str, facts: ColumnFacts) -> Guess:
     if is_id and facts.is_whole and facts.num_distinct > 0.5 * facts.num_values:
         return "ignore", "an id of something else", ""
     # Also where the type has a fraction: a data frame makes 3 to 3.0 where a value is missing.
-    rows_of_each = _ROWS_OF_A_CODE if is_id else _ROWS_OF_A_CATEGORY
-    few = facts.num_distinct <= 32 and facts.num_values >= rows_of_each * facts.num_distinct
-    if few and facts.is_whole:
-        return "categorical", f"whole numbers, only {facts.num_distinct} different", ""
+    if facts.is_whole and facts.num_distinct <= 32:
+        is_code = is_id or plain_name(name).endswith(("code", "cd"))
+        rows_of_each = _ROWS_OF_A_CODE if is_code else _ROWS_OF_A_CATEGORY
+        if facts.num_values >= rows_of_each * facts.num_distinct:
+            return "categorical", f"whole numbers, only {facts.num_distinct} different", ""
+        return "numeric", "whole numbers, too few of each to be categories", ""
     return "numeric", "its type", ""
 
 
