@@ -56,7 +56,7 @@ def _through(page: Any, url: str, user: str, begins: str) -> None:
     page.click("#compose summary")
     page.click("#filters summary")
     # Only towers that read a history can be given one.
-    if page.locator("#recommended .plus").count():
+    if page.locator("#recommended .plus").count() > 1:
         page.click("#recommended .plus >> nth=1")
     page.locator("#diversity").fill("0.5")
     keep("composed")

@@ -70,6 +70,7 @@ def test_the_latest_are_the_last_of_each_user(log: Interactions, length: int) ->
     made = whole.latest(length)
     expected = [items[len(items) - min(length, len(items)) :] for items in items_by_loop(log)]
     assert [made.of(user).tolist() for user in range(USERS + 1)] == expected
+    assert made.times is None
 
 
 def test_nobody_and_nothing_is_a_history_too() -> None:

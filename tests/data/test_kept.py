@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -16,7 +17,7 @@ import torch
 
 from twotower import Recommender, fit, parse_config
 from twotower.config import DataConfig
-from twotower.data.interactions import Interactions
+from twotower.data.interactions import Interactions, histories
 from twotower.data.tables import Dataset, read
 
 USERS, ITEMS, ROWS = 40, 20, 400
@@ -87,9 +88,9 @@ def test_it_is_written_once_and_again_only_for_other_data_or_rules(tmp_path: Pat
     shop, runs = write(tmp_path / "shop"), tmp_path / "runs"
     kept_read(shop, runs)
     [first] = folders(runs)
-    before = {path: os.stat(path).st_mtime_ns for path in first.glob("*.npy")}
+    before = {path: os.stat(path).st_mtime_ns for path in first.iterdir()}
     kept_read(shop, runs)
-    assert {path: os.stat(path).st_mtime_ns for path in first.glob("*.npy")} == before
+    assert {path: os.stat(path).st_mtime_ns for path in first.iterdir()} == before
     kept_read(shop, runs, duplicates="keep")
     assert len(folders(runs)) == 2
     write(shop, weight=np.ones(ROWS))
@@ -99,18 +100,6 @@ def test_it_is_written_once_and_again_only_for_other_data_or_rules(tmp_path: Pat
     assert set(found.interactions["all"].weights.tolist()) == {1.0}
 
 
-def test_of_a_log_that_grows_the_last_used_stay(tmp_path: Path) -> None:
-    runs, shop = tmp_path / "runs", tmp_path / "shop"
-    seen: list[Path] = []
-    for day in range(4):
-        read_again = kept_read(write(shop, weight=np.full(ROWS, day + 1)), runs)
-        [new] = set(folders(runs)) - set(seen)
-        os.utime(new / "manifest.json", (day, day))
-        seen.append(new)
-    assert sorted(folders(runs)) == sorted(seen[1:])
-    assert equal(kept_read(shop, runs).interactions["all"], read_again.interactions["all"])
-
-
 def test_what_is_damaged_is_made_again(tmp_path: Path) -> None:
     shop, runs = write(tmp_path / "shop"), tmp_path / "runs"
     kept_read(shop, runs)
@@ -118,6 +107,17 @@ def test_what_is_damaged_is_made_again(tmp_path: Path) -> None:
     (place / "all.item_rows.npy").unlink()
     made = kept_read(shop, runs)
     assert equal(made.interactions["all"], read(shop).interactions["all"])
+
+
+def test_what_is_deleted_while_it_is_in_use_is_used_to_the_end(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    log = kept_read(write(tmp_path / "shop"), runs).interactions["all"]
+    [folder] = folders(runs)
+    shutil.rmtree(folder)
+    latest = histories(log, num_users=USERS).latest(2)
+    assert isinstance(latest.items, np.memmap)
+    assert latest.lengths().max() == 2
+    assert not any(runs.iterdir())
 
 
 def test_few_interactions_and_frames_leave_nothing_on_the_disk(tmp_path: Path) -> None:

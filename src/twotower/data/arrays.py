@@ -29,10 +29,12 @@ def blocks(size: int, block: int = BLOCK) -> Iterator[slice]:
 def room_for(size: int, dtype: Any, beside: np.ndarray | Path | None) -> np.ndarray:
     """An array to be filled: on the disk in that folder or where ``beside`` is, else in memory.
 
-    Its file has no name any more, and goes when the array does.
+    Its file has no name any more, and goes when the array does. Where the folder of ``beside``
+    was deleted meanwhile it is on the same disk, one higher.
     """
     if isinstance(beside, np.memmap):
         beside = Path(str(beside.filename)).parent
+        beside = beside if beside.is_dir() else beside.parent
     if not isinstance(beside, Path) or not size:
         return np.empty(size, dtype)
     with tempfile.NamedTemporaryFile(dir=beside) as file:

@@ -178,7 +178,7 @@ class Histories:
         lengths = np.minimum(self.lengths(), length)
         offsets = offsets_of(lengths)
         if offsets[-1] == len(self.items):
-            return self
+            return replace(self, times=None)
         items = room_for(int(offsets[-1]), self.items.dtype, self.items)
         for first, last in self.blocks():
             some = lengths[first:last]

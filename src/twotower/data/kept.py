@@ -2,8 +2,7 @@
 
 Beside the runs, in ``.rows-<hash>``, lie the columns of each log as arrays of row numbers,
 labels and times, and a manifest. They are mapped into memory and not read: as much of them is
-in memory as is being used. A folder may be deleted at any time; it is then made again. Of a
-log that grows, and so has a new folder each day, the last few stay.
+in memory as is being used. A folder may be deleted at any time; it is then made again.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ _FORMAT = 2
 _MANIFEST = "manifest.json"
 # Fewer interactions than this are read anew: 2 ** 24 rows take a third of a GiB.
 ENOUGH = 1 << 24
-# Folders that stay beside each other; of more, those used longest ago go.
-_STAYING = 3
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,6 @@ def find(place: Path) -> Kept | None:
     """What was kept there; None where nothing is, or not all of it."""
     try:
         manifest = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
-        with suppress(OSError):
-            (place / _MANIFEST).touch()
         logs, repeats = (
             {name: _open(place, columns) for name, columns in manifest[which].items()}
             for which in ("logs", "repeats")
@@ -95,8 +90,6 @@ def _open(place: Path, columns: Mapping[str, str | None]) -> Interactions:
 def keep(place: Path, kept: Kept) -> Kept:
     """Write it, whole or not at all, and give it back as it lies there.
 
-    Of others beside it the last used stay; what is mapped from the rest may still be read.
-
     Raises:
         DataError: the disk refuses.
     """
@@ -111,20 +104,9 @@ def keep(place: Path, kept: Kept) -> Kept:
             "has_orphans": kept.has_orphans,
         }
         (part / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    _let_go_of_others(place)
     found = find(place)
     assert found is not None
     return found
-
-
-def _let_go_of_others(place: Path) -> None:
-    manifests = place.parent.glob(f".rows-{'[0-9a-f]' * 16}/{_MANIFEST}")
-    others = [each for each in manifests if each.parent != place]
-    # Another training may do the same at once.
-    with suppress(FileNotFoundError):
-        others.sort(key=lambda each: each.stat().st_mtime)
-        for manifest in others[: 1 - _STAYING]:
-            shutil.rmtree(manifest.parent, ignore_errors=True)
 
 
 def _close(folder: Path, name: str, log: Interactions) -> dict[str, str | None]:

@@ -78,7 +78,7 @@ _NAMES = {"title", "name", "label", "headline"}
 PICTURE = r"^(data:image/|\S+\.(jpe?g|png|gif|webp|avif|svg)([?#]\S*)?$)"
 """Paths and addresses of images by their ending, and images written out; in any case."""
 _PICTURE = re.compile(PICTURE, re.IGNORECASE)
-# Rows that each of few whole numbers needs to be learned apart: with fewer, as of some hundred
+# Rows that each of few whole numbers needs, on average: with fewer, as of some hundred
 # people's answers from 1 to 10, their order says more. The codes of something have none.
 _ROWS_OF_A_CATEGORY, _ROWS_OF_A_CODE = 100, 5
 GUESSED = "its place, no name being known"

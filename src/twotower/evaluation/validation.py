@@ -223,7 +223,7 @@ def validation(parts: Split, config: Config) -> Validation:
 
 def _as_many(users: int, num_items: int) -> int:
     """How many users rank so many items."""
-    return max(min(users, users * _MANY_ITEMS // num_items), users // 10)
+    return max(min(users, users * _MANY_ITEMS // max(num_items, 1)), users // 10)
 
 
 def _with_others(

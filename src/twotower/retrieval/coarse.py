@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,9 @@ def _rounded(
     return codes.astype(np.int8), steps, lengths, far
 
 
+_MEASURING = Lock()
+
+
 @cache
 def eight_bits_pay() -> bool:
     """Whether this processor multiplies whole numbers of 8 bits clearly faster than floats."""
@@ -140,8 +144,9 @@ def eight_bits_pay() -> bool:
         product()
         return time.perf_counter() - start
 
-    # By turns, a thread each: beside others at work, several would wait for one another.
-    with threadpool_limits(1):
+    # By turns, a thread each: beside others at work, several would wait for one another. The
+    # limit is the process's, so one call at a time may set it and take it back.
+    with _MEASURING, threadpool_limits(1):
         floats, eight_bits = zip(
             *(
                 (
