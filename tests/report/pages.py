@@ -95,7 +95,7 @@ def nasty_world() -> dict[str, Any]:
     items["title"] = [f"{NASTY[n % len(NASTY)]} of {n}" for n in range(len(items["item_id"]))]
     items["genre"] = [NASTY[n % 4] for n in range(len(items["item_id"]))]
     users["taste"] = [NASTY[n % 4] for n in range(len(users["user_id"]))]
-    items[NASTY[1]] = [n % 7 for n in range(len(items["item_id"]))]
+    items[NASTY[1]] = [f"kind {n % 7}" for n in range(len(items["item_id"]))]
     return world
 
 
