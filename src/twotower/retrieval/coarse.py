@@ -157,4 +157,4 @@ def eight_bits_pay() -> bool:
             ),
             strict=True,
         )
-    return min(eight_bits) < 0.7 * min(floats)
+    return bool(min(eight_bits) < 0.7 * min(floats))
