@@ -51,8 +51,8 @@ def headline(measured: Mapping[str, Any]) -> tuple[str, Outcome | None]:
         if measured.get("ranking") or measured.get("test_auc") is not None:
             return "Measured, but beside no baseline.", None
         return "Nothing was held out to be found, so nothing was measured.", None
-    if num_users(measured, found["group"]) < FEWEST_USERS:
-        count = num_users(measured, found["group"])
+    count = num_users(measured, found["group"])
+    if count < FEWEST_USERS:
         return f"Too few {found['group']} test users to say who is better: {count}.", None
     best = found["best_baseline"]
     verb: Outcome = found["against"][best]

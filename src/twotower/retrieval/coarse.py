@@ -7,18 +7,15 @@ be among the best give exact lists.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int8, Int64
-from threadpoolctl import threadpool_limits
 from torch import Tensor
+
+from twotower.model.precision import is_faster
 
 _BLOCK_ROWS = 8192
 
@@ -128,9 +125,6 @@ def _rounded(
     return codes.astype(np.int8), steps, lengths, far
 
 
-_MEASURING = Lock()
-
-
 @cache
 def eight_bits_pay() -> bool:
     """Whether this processor multiplies whole numbers of 8 bits clearly faster than floats."""
@@ -138,23 +132,8 @@ def eight_bits_pay() -> bool:
         return False
     wide = torch.ones(8192, 128)
     narrow = wide.to(torch.int8)
-
-    def seconds(product: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        product()
-        return time.perf_counter() - start
-
-    # By turns, a thread each: beside others at work, several would wait for one another. The
-    # limit is the process's, so one call at a time may set it and take it back.
-    with _MEASURING, threadpool_limits(1):
-        floats, eight_bits = zip(
-            *(
-                (
-                    seconds(lambda: wide.numpy() @ wide[0].numpy()),
-                    seconds(lambda: torch._int_mm(narrow[:1], narrow.T)),
-                )
-                for _ in range(10)
-            ),
-            strict=True,
-        )
-    return bool(min(eight_bits) < 0.7 * min(floats))
+    return is_faster(
+        lambda: torch._int_mm(narrow[:1], narrow.T),
+        lambda: wide.numpy() @ wide[0].numpy(),
+        share=0.7,
+    )
