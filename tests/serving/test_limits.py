@@ -368,9 +368,10 @@ def test_a_file_of_keys_is_read_as_it_was_written_and_nothing_else(tmp_path: Pat
     ],
 )
 def test_what_can_not_be_served_is_said_at_once(run: Path, options: str, said: str) -> None:
-    done = warm(f"serve {run} {options}", run.parent)
+    done = warm(f"serve {run} --port 0 {options}", run.parent)
     assert (done.code, done.err.startswith("error ")) == (2, True)
     assert said in done.err
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
 
 
 def test_a_run_that_was_changed_is_not_served(run: Path) -> None:

@@ -96,7 +96,6 @@ def serve(
     runs.read_manifest(run)
     runs_folder = runs_folder or run.resolve().parent
     state = state or f"sqlite:///{runs_folder / 'service.sqlite'}"
-    State(state).close()
     if watched is not None:
         wanted(watched)
         runs_folder = watched if watched.is_dir() else runs_folder
@@ -106,6 +105,8 @@ def serve(
     )
     listening = _listen(host, port)
     try:
+        # Made only where a service can be.
+        State(state).close()
         on_open(_address(host, listening.getsockname()[1]))
         if workers == 1:
             _answer(plan, listening)
