@@ -173,3 +173,21 @@ def test_a_training_from_the_disk_can_be_repeated_to_the_last_bit(tmp_path: Path
     ]
     assert torch.isfinite(made[0]).all()
     assert torch.equal(*made)
+
+
+def test_processes_that_keep_the_same_rows_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    shop, runs = write(tmp_path / "shop"), tmp_path / "runs"
+    reading = (
+        "import sys; from pathlib import Path; from twotower.data.tables import read; "
+        "data = read(sys.argv[1], beside=Path(sys.argv[2]), enough=1); "
+        "print(len(data.interactions['all']))"
+    )
+    command = [sys.executable, "-c", reading, str(shop), str(runs)]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    answers = {process.communicate() for process in processes}
+    assert len(answers) == 1
+    assert not any(process.returncode for process in processes), answers
+    assert [path.name[:6] for path in runs.iterdir()] == [".rows-"]

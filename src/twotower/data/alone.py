@@ -16,18 +16,21 @@ class Taken(Exception):
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep others away from a folder; who is killed keeps nobody away.
 
+    Args:
+        wait: for whoever is there to be done, in place of being refused.
+
     Raises:
-        Taken: somebody else is there.
+        Taken: somebody else is there, or took the folder away when done.
         OSError: the folder can not be written.
     """
     path = folder / _LOCK
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(path.open("a"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # Whoever is done removes the folder, and the next one may have its file open.
             is_there = os.path.samestat(path.stat(), os.fstat(lock.fileno()))
         except (BlockingIOError, FileNotFoundError):

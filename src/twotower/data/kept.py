@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 
 from twotower.config import DataConfig
 from twotower.data import engine
+from twotower.data.alone import Taken, alone_in
 from twotower.data.arrays import blocks
 from twotower.data.interactions import Interactions, likes
 from twotower.data.locate import Located
@@ -131,17 +132,25 @@ def _write(folder: Path, name: str, column: np.ndarray | None) -> str | None:
 def workroom(place: Path) -> Iterator[Path]:
     """A folder beside that place for arrays until they are kept.
 
+    One process at a time has it; the next waits, and may find what it came for.
+
     Raises:
         DataError: the disk is full, or no folder can be made.
     """
     work = place.with_name(f"{place.name}.part")
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        yield work
+        with ExitStack() as stack:
+            while True:
+                work.mkdir(parents=True, exist_ok=True)
+                with suppress(Taken):
+                    stack.enter_context(alone_in(work, wait=True))
+                    break
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"{place}: {reason(error)}; interactions that are many are kept on the disk: make "
             "room, or name another folder with --into"
         ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

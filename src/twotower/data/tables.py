@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,13 +136,16 @@ def read(
         raise DataError(join_mistakes(where(source), mistakes))
     sides = {"user": (user_side, user_column), "item": (item_side, item_column)}
     _require_room(sides, logs, where(source), config, is_kept=place is not None)
-    if found is not None:
-        _number(connection, sides, logs, config, has_orphans=found.has_orphans)
-    elif place is None:
-        found = _read_logs(connection, sides, logs, columns, config, None)
-    else:
-        with kept.workroom(place) as work:
-            found = kept.keep(place, _read_logs(connection, sides, logs, columns, config, work))
+    room = nullcontext() if place is None or found is not None else kept.workroom(place)
+    with room as work:
+        if place is not None and found is None:
+            # Another process may have kept them while this one waited.
+            found = kept.find(place)
+        if found is not None:
+            _number(connection, sides, logs, config, has_orphans=found.has_orphans)
+        else:
+            found = _read_logs(connection, sides, logs, columns, config, work)
+            found = found if place is None else kept.keep(place, found)
     return Dataset(
         source=where(source),
         user_column=user_column,
