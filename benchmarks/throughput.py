@@ -7,10 +7,10 @@ on two threads; a peer in another environment runs in a process of its own.
 
     python -m benchmarks.throughput [--rounds 5] [--seconds 2] [--threads 2] [--tfrs PYTHON]
 
-``--tfrs`` names the Python of an environment with ``tensorflow tensorflow-recommenders
-tf_keras``. The products are those that one step asks of the processor, of the same shapes and
-precision, done again with nothing between them and into the same memory each time. bfloat16 is
-left out where this processor multiplies it no faster.
+``--tfrs`` names the Python of an environment with TensorFlow Recommenders and Keras-RS, which
+``make .venv-tfrs`` makes. The products are those that one step asks of the processor, of the
+same shapes and precision, done again with nothing between them and into the same memory each
+time. bfloat16 is left out where this processor multiplies it no faster.
 """
 
 from __future__ import annotations
@@ -241,22 +241,33 @@ def _alike(matrix: Tensor) -> Tensor:
     return made.normal_()
 
 
-def tfrs(python: str, world: World, loss: str, rows: int, optimizer: str) -> Contestant:
-    """TensorFlow Recommenders in a process of its own, which works when it is told to."""
-    scratch = tempfile.mkdtemp()
-    data = Path(scratch) / "world.npz"
+PEERS = {
+    "TFRS, Adagrad": ("peer_tfrs.py", "Adagrad", ""),
+    "TFRS, Adam": ("peer_tfrs.py", "Adam", ""),
+    "Keras-RS on TensorFlow, Adagrad": ("peer_keras_rs.py", "Adagrad", "tensorflow"),
+    "Keras-RS on JAX, Adagrad": ("peer_keras_rs.py", "Adagrad", "jax"),
+}
+"""Of each peer in another environment its script, optimizer and Keras's backend."""
+
+
+def elsewhere(python: str, world: World, loss: str, rows: int, peer: str) -> Contestant:
+    """A peer in a process of its own, which works when it is told to."""
+    script, optimizer, backend = PEERS[peer]
+    data = Path(tempfile.mkdtemp()) / "world.npz"
     np.savez(data, **vars(world))
-    script = Path(__file__).with_name("peer_tfrs.py")
-    threads = dict.fromkeys(
-        ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(torch.get_num_threads())
-    )
+    threads = str(torch.get_num_threads())
     worker = subprocess.Popen(
-        [python, str(script), str(data), loss, str(rows), optimizer],
+        [python, str(Path(__file__).with_name(script)), str(data), loss, str(rows), optimizer],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, **threads},
+        env={
+            **os.environ,
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": threads,
+            "KERAS_BACKEND": backend,
+        },
     )
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -294,9 +305,8 @@ def main() -> None:
                 who[f"twotower, {precision}"] = made.training()
             who["PyTorch, Adam"] = plain(world, loss, rows, by_loader=False)
             who["PyTorch with a DataLoader, Adam"] = plain(world, loss, rows, by_loader=True)
-            if given.tfrs:
-                who["TFRS, Adagrad"] = tfrs(given.tfrs, world, loss, rows, "Adagrad")
-                who["TFRS, Adam"] = tfrs(given.tfrs, world, loss, rows, "Adam")
+            for peer in PEERS if given.tfrs else ():
+                who[peer] = elsewhere(given.tfrs, world, loss, rows, peer)
             compare(loss, rows, who, given.rounds, given.seconds)
 
 
