@@ -144,6 +144,11 @@ class ModelConfig(Section):
     history_layers: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="blocks of the transformer that reads histories"
     )
+    history_hidden_dims: tuple[Width, ...] | Literal["auto"] = Field(
+        "auto",
+        description="hidden layers that read a pooled history, and add what they see to it; [] "
+        "for none; auto: [256] under softmax with mean, weighted or attention, else none",
+    )
     history_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
         "auto",
         description="share of a history's items hidden in training; under softmax they are "
@@ -242,8 +247,8 @@ class TrainingConfig(Section):
     )
     learning_rate: Rate | Literal["auto"] = Field(
         "auto",
-        description="of the dense layers; auto: 0.0002 under softmax, where they stand beside "
-        "ids and histories that know more, else, and with a transformer, 0.001",
+        description="of the dense layers; auto: 0.0002 under softmax, where features stand "
+        "beside ids and histories that know more, else, and with a transformer, 0.001",
     )
     embedding_learning_rate: Rate | Literal["auto"] = Field(
         "auto",
@@ -401,13 +406,11 @@ def parse_config(values: object, *, where: str = "config") -> Config:
     Traceback (most recent call last):
     twotower.errors.ConfigError: config: training.lr: unknown key; did you mean learning_rate?
     """
-    if values is None:
-        values = {}
+    values = {} if values is None else values
     if not isinstance(values, Mapping):
-        found = type(values).__name__
         raise ConfigError(
             f"{where}: expected sections such as 'model:' and 'training:', found "
-            f"{shown(values)}, a {found}"
+            f"{shown(values)}, a {type(values).__name__}"
         )
     try:
         return Config.model_validate(dict(values))

@@ -32,6 +32,7 @@ NOTES = [f"likes {['jazz', 'folk', 'rock'][n % 3]} number {n}" for n in range(60
 # What the shop's towers read, and what they do with it, changed one by one.
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "mean": (shop, {}),
+    "mean without layers": (shop, {"history_hidden_dims": []}),
     "weighted": (shop, {"history": "weighted"}),
     "transformer": (shop, {"history": "transformer", "history_layers": 2}),
     "no history, user ids, no layers": (

@@ -102,6 +102,36 @@ def test_every_kind_begins_as_the_mean(kind: str) -> None:
     torch.testing.assert_close(made, PooledHistory("mean", WIDTH)(history))
 
 
+def layered() -> PooledHistory:
+    torch.manual_seed(0)
+    made = PooledHistory("mean", WIDTH, hidden_dims=(5, 4), dropout=0.5).eval()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+def test_layers_begin_as_nothing_and_then_add_what_they_see_in_the_sum() -> None:
+    of_items = embeddings(0)
+    history = packed([[0, 1, 2], [3], []], of_items)
+    pooled = PooledHistory("mean", WIDTH)(history)
+    begun = PooledHistory("mean", WIDTH, hidden_dims=(5, 4))
+    torch.testing.assert_close(begun(history), pooled)
+    learned = layered()
+    assert learned.layers is not None
+    seen = learned.layers(pooled) * torch.tensor([[1.0], [1.0], [0.0]])
+    torch.testing.assert_close(learned(history), pooled + seen)
+    assert seen[:2].abs().min() > 0
+
+
+def test_a_history_without_a_part_is_read_as_one_that_never_had_it() -> None:
+    lists, of_items, learned = [[0, 1, 2], [3], [2, 0]], embeddings(0), layered()
+    history = packed(lists, of_items)
+    is_shown = torch.ones(len(history.items), dtype=torch.bool)
+    made = learned.from_rest(history, Parts.each_alone(history), is_shown)
+    rests = [[item for item in items if item != own] for items in lists for own in items]
+    torch.testing.assert_close(made, learned(packed(rests, of_items)))
+
+
 def drawn_mask(lists: list[list[int]], data: st.DataObject) -> list[bool]:
     size = sum(map(len, lists))
     return data.draw(st.lists(st.booleans(), min_size=size, max_size=size))

@@ -31,6 +31,13 @@ def recommender() -> Recommender:
 
 
 @cache
+def without_layers() -> Recommender:
+    """A recommender whose score is linear in the items of a history."""
+    config = settings(model={"history_hidden_dims": []}, training={"epochs": 3})
+    return pipeline.fit(checkerboard(), config)
+
+
+@cache
 def reader() -> Recommender:
     """A recommender whose history is read in order."""
     config = settings(model={"history": "transformer"}, training={"epochs": 3})
@@ -344,7 +351,8 @@ class TestWhy:
                 parts = why.id + why.features + why.history + why.bias + why.popularity
                 assert parts == pytest.approx(each.score, abs=1e-3)
 
-    def test_of_a_pooled_history_the_items_add_up(self, recommender: Recommender) -> None:
+    def test_of_a_pooled_history_without_layers_the_items_add_up(self) -> None:
+        recommender = without_layers()
         [own] = answer(recommender, [Person(history=[500, 501, 504])], Wish(explain=True))
         for each in own.items:
             assert each.why is not None
@@ -356,8 +364,9 @@ class TestWhy:
         assert min(own.items[0].why.items, key=lambda part: part.adds).name == 501
 
     def test_of_a_long_history_the_largest_are_named_and_the_others_added_up(
-        self, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        recommender = without_layers()
         person = Person(history=[501, 505, 509, *range(500, 528, 4)])
         wish = Wish(k=NUM_ITEMS, include_seen=True, explain=True)
         [own] = answer(recommender, [person], wish)
@@ -377,15 +386,18 @@ class TestWhy:
             named += [part.adds for part in each.why.items]
         assert min(named) < -0.3 < 0.3 < max(named)
 
-    def test_of_a_history_read_in_order_a_part_is_what_is_lost_without_it(self) -> None:
-        history = [500, 501, 504]
-        [own] = answer(reader(), [Person(history=history)], Wish(k=5, explain=True))
+    @pytest.mark.parametrize("make", [trained, reader])
+    def test_of_a_history_that_layers_read_a_part_is_what_is_lost_without_it(
+        self, make: Any
+    ) -> None:
+        recommender, history = make(), [500, 501, 504]
+        [own] = answer(recommender, [Person(history=history)], Wish(k=5, explain=True))
         for each in own.items:
             assert each.why is not None
             assert not each.why.is_exact
             for part in each.why.items:
                 rest = Person(history=[item for item in history if item != part.name])
-                [without] = answer(reader(), [rest], Wish(k=NUM_ITEMS, include_seen=True))
+                [without] = answer(recommender, [rest], Wish(k=NUM_ITEMS, include_seen=True))
                 score = {e.item: e.score for e in without.items}[each.item]
                 assert part.adds == pytest.approx(each.score - score, abs=1e-4)
 

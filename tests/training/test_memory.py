@@ -23,7 +23,7 @@ SHOP = Size(users=1_000_000, items=100_000, rows=50_000_000)
 def settings(size: Size = SHOP, memory_gib: float = 16, **sections: dict[str, Any]) -> Config:
     """Settings with nothing on auto, as a training has them."""
     model = {"history": "mean", "user_ids": False, "item_ids": True, "embedding_dim": 128}
-    model["item_neighbours"] = 0
+    model |= {"item_neighbours": 0, "history_hidden_dims": []}
     training = {"loss": "in_batch_softmax", "batch_size": 2048, **sections.get("training", {})}
     config = parse_config(
         {
@@ -48,7 +48,9 @@ def as_advised(config: Config, message: str) -> Config:
     """The config with the first way that the message names."""
     way = message.split("what fits: ")[1].split("; or ")[0]
     if "hidden_dims" in way:
-        narrow = {"user_hidden_dims": (256, 128), "item_hidden_dims": (256, 128)}
+        narrow: dict[str, tuple[int, ...]] = {"history_hidden_dims": (256,)}
+        if "history" not in way:
+            narrow = {"user_hidden_dims": (256, 128), "item_hidden_dims": (256, 128)}
         return config.model_copy(update={"model": config.model.model_copy(update=narrow)})
     for section, name, value in re.findall(r"(\w+)\.(\w+) ([\w,]+)", way):
         read = yaml.safe_load(value.replace(",", ""))
@@ -80,6 +82,11 @@ TOO_LARGE = {
     "layers": (
         SHOP,
         {"model": {"item_hidden_dims": (65_536, 65_536)}},
+        "for layers, their moments and the best of them",
+    ),
+    "layers that read histories": (
+        SHOP,
+        {"model": {"history_hidden_dims": (65_536, 65_536)}},
         "for layers, their moments and the best of them",
     ),
     "a thousand neighbours": (

@@ -89,9 +89,10 @@ def test_every_auto_becomes_what_its_description_says(
     assert made.model.history == ("none" if from_labels else "mean")
     is_softmax = loss == "softmax"
     assert made.model.history_dropout == (0.25 if is_softmax else 0.5)
+    assert made.model.history_hidden_dims == ((256,) if is_softmax else ())
     is_wide = is_softmax and not made.model.item_ids
     assert made.model.embedding_dim == (512 if is_wide else 128)
-    assert made.training.learning_rate == (2e-4 if is_softmax else 1e-3)
+    assert made.training.learning_rate == (2e-4 if is_softmax and described else 1e-3)
     assert made.training.embedding_learning_rate == (3e-3 if is_softmax else 1e-2)
     # As dense as these rings are, the least logarithm counts, which is 2.
     at_first = 0.2 if loss == "bce" else 0.1
@@ -148,6 +149,7 @@ def test_what_the_config_says_stays(loss: Loss, history: str) -> None:
         "temperature": 0.5,
         "embedding_dim": 48,
         "history_dropout": 0.25,
+        "history_hidden_dims": [7],
     }
     training = {
         "loss": loss,

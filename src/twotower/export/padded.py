@@ -18,7 +18,7 @@ from torch.nn import functional
 from twotower.data.features import Bag, FeatureTable
 from twotower.model.features import FeatureLayer
 from twotower.model.history import PackedHistory, PooledHistory
-from twotower.model.tower import lengths_of
+from twotower.model.tower import Tower, lengths_of
 from twotower.model.transformer import Sequences, TransformerHistory
 from twotower.model.two_tower import TwoTower
 from twotower.model.words import Side
@@ -157,10 +157,7 @@ def _itself(
     tower = model.user_tower if is_user else model.item_tower
     said = []
     if tower is not None:
-        values = _features(layer, given)
-        for hidden in tower.hidden:
-            values = hidden(values).relu()
-        said.append(tower.output(values))
+        said.append(_through(tower, _features(layer, given)))
     if model.words is not None:
         for number, name in model.words.columns.get(side, {}).items():
             total, counts = _summed(model.words.tables[name], given[bag_name(number)])
@@ -202,7 +199,18 @@ def _history(
     weights = _weights(history, items, lengths[:, None] - places)
     weights = weights * (places < lengths[:, None])
     length = weights.square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()
-    return (items * weights[..., None]).sum(1) / length
+    pooled = (items * weights[..., None]).sum(1) / length
+    if history.layers is None:
+        return pooled
+    return pooled + _through(history.layers, pooled) * (lengths[:, None] > 0)
+
+
+def _through(tower: Tower, values: Float[Tensor, "R W"]) -> Float[Tensor, "R D"]:
+    """What the layers make of them."""
+    for hidden in tower.hidden:
+        values = hidden(values).relu()
+    made: Tensor = tower.output(values)
+    return made
 
 
 def _weights(

@@ -10,7 +10,7 @@ what the rest says from which each part of them is to be found (``from_rest``; i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from twotower.data.arrays import blocks_of_groups
 from twotower.data.interactions import Histories, offsets_of
+from twotower.model.tower import Tower
 
 # Weights of places from the end: the last, the one before, the next two, four, eight, ...
 _AGES = 24
@@ -128,18 +129,27 @@ class PooledHistory(nn.Module):
 
     The length, for equal weights the root of their number, and not their sum: the mean of
     many items is short, and would weigh less the more is known about a user. All kinds begin
-    as ``mean``.
+    as ``mean``. Hidden layers may read that sum and add what they see in it, which is nothing
+    at first: what some items say together may be more than what each says.
 
     Args:
         kind: mean, all items alike; weighted, by a learned weight of each place from the end;
             attention, by ``exp(<embedding, query>)`` with a learned query.
         dim: length of an embedding, D.
+        hidden_dims: widths of the hidden layers; none leaves the sum as it is.
+        dropout: share of hidden units dropped in training.
     """
 
-    def __init__(self, kind: str, dim: int) -> None:
+    def __init__(
+        self, kind: str, dim: int, *, hidden_dims: Sequence[int] = (), dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.ages = nn.Parameter(torch.zeros(_AGES)) if kind == "weighted" else None
         self.query = nn.Parameter(torch.zeros(dim)) if kind == "attention" else None
+        self.layers: Tower | None = None
+        if hidden_dims:
+            self.layers = Tower(dim, hidden_dims, dim, dropout=dropout, normalize=False)
+            nn.init.zeros_(self.layers.output.weight)
 
     def forward(self, history: PackedHistory) -> Float[Tensor, "B D"]:
         """Pool each user's items; zeros for none."""
@@ -151,10 +161,19 @@ class PooledHistory(nn.Module):
             mode="sum",
             per_sample_weights=weights,
         )
-        return total / self._length(weights, history)[:, None]
+        return self._read(total / self._length(weights, history)[:, None])
+
+    def _read(self, pooled: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+        if self.layers is None:
+            return pooled
+        # Of no items nothing is said.
+        seen: Tensor = self.layers(pooled)
+        return pooled + seen * pooled.any(1, keepdim=True)
 
     def shares(self, history: PackedHistory) -> Float[Tensor, "P D"]:
-        """What each item puts into its user's pooled history; they add up to it."""
+        """What each item puts into its user's pooled history; without layers they add up to
+        it.
+        """
         weights = self.weights(history)
         lengths = self._length(weights, history).index_select(0, history.owners())
         return history.embeddings.index_select(0, history.items) * (weights / lengths)[:, None]
@@ -176,7 +195,7 @@ class PooledHistory(nn.Module):
         squares = weights.square()[:, None]
         rest = _without_itself(items, parts)
         size = _without_itself(squares, parts)
-        return rest * torch.where(size > 0, size, torch.ones_like(size)).rsqrt()
+        return self._read(rest * torch.where(size > 0, size, torch.ones_like(size)).rsqrt())
 
     def weights(self, history: PackedHistory) -> Float[Tensor, " P"]:
         """How much each item counts, above 0."""

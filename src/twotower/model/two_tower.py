@@ -317,7 +317,9 @@ def _history(
             dropout=config.dropout,
             sparse=sparse,
         )
-    return PooledHistory(config.history, config.dim)
+    # Runs from before there were such layers do not say that they have none.
+    hidden = () if config.history_hidden_dims == "auto" else config.history_hidden_dims
+    return PooledHistory(config.history, config.dim, hidden_dims=hidden, dropout=config.dropout)
 
 
 def _tower(

@@ -30,8 +30,8 @@ def explained(
     """Why each item of one person's list is there.
 
     The vector before it is scaled is a sum (id, features, history), and the score is linear in
-    it; so is a pooled history in its items. Where it is not, and for single features, a part is
-    what the score loses without it.
+    it; so is a pooled history in its items, where no layers read it. Where it is not, and for
+    single features, a part is what the score loses without it.
     """
     # + 0, lest a dial at 0 give -0.
     by_popularity = dial * recommender.popularity.numpy()[rows] + 0.0
@@ -68,9 +68,14 @@ def explained(
         if recommender.blend is not None:
             beside = recommender.blend.of_each(known.history, rows)
         itself = scores - by_popularity - beside.sum(0)
-        is_exact = model.history is None or isinstance(model.history, PooledHistory)
+        is_exact = model.history is None
         if isinstance(model.history, PooledHistory):
-            by_item = scale * model.history.shares(packed) @ embeddings.T
+            is_exact = model.history.layers is None
+            if is_exact:
+                by_item = scale * model.history.shares(packed) @ embeddings.T
+            else:
+                rests, _ = model.encode_users_for_parts(table, packed)
+                by_item = torch.from_numpy(itself) - model.user_vectors(rests) @ items.T
         else:
             # What scores lose when one item of the history is left out.
             length = 0 if model.history is None else len(known.history)

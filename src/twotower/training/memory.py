@@ -141,7 +141,19 @@ def _layers(size: Size, config: Config) -> int:
     numbers = sum(one * next_one for tower in towers for one, next_one in pairwise(tower))
     if model.history == "transformer":
         numbers += 12 * dim * dim * model.history_layers
+    elif reading := _reading(config):
+        widths = (dim, *reading, dim)
+        numbers += sum(one * next_one for one, next_one in pairwise(widths))
     return numbers
+
+
+def _reading(config: Config) -> tuple[int, ...]:
+    """Widths of the layers that read a pooled history."""
+    model = config.model
+    if model.history in {"none", "transformer"}:
+        return ()
+    assert model.history_hidden_dims != "auto"
+    return model.history_hidden_dims
 
 
 def _each(size: Size) -> float:
@@ -161,8 +173,9 @@ def _step(size: Size, config: Config, history: float) -> dict[str, float]:
     others = size.items if source == "all" else drawn + in_batch + remembered
     met = rows * history
     items = min(size.items, rows + drawn + met) if source != "all" else size.items
+    hidden = (*model.user_hidden_dims, *_reading(config))
     layers = {
-        "user": size.user_width + 3 * model.dim + 3 * sum(model.user_hidden_dims),
+        "user": size.user_width + 3 * model.dim + 3 * sum(hidden),
         "item": size.item_width + 3 * model.dim + 3 * sum(model.item_hidden_dims),
     }
     # What a layer made and its gradient.
@@ -219,6 +232,10 @@ def _others(config: Config) -> Iterator[tuple[str, Config]]:
     if max((*model.user_hidden_dims, *model.item_hidden_dims), default=0) > max(_NARROW):
         words = f"model.user_hidden_dims and item_hidden_dims {list(_NARROW)}"
         yield words, config.model_copy(update={"model": narrow})
+    if max(_reading(config), default=0) > _NARROW[0]:
+        words = f"model.history_hidden_dims {[_NARROW[0]]}"
+        reading = model.model_copy(update={"history_hidden_dims": _NARROW[:1]})
+        yield words, config.model_copy(update={"model": reading})
     if model.user_ids and model.history != "none":
         without = model.model_copy(update={"user_ids": False})
         yield "model.user_ids false", config.model_copy(update={"model": without})

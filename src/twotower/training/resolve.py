@@ -90,6 +90,10 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     if history_dropout == "auto":
         pooled = 0.25 if loss == "softmax" else 0.5
         history_dropout = 0.0 if history == "transformer" else pooled
+    is_pooled = loss == "softmax" and history not in {"none", "transformer"}
+    history_hidden = model.history_hidden_dims
+    if history_hidden == "auto":
+        history_hidden = (256,) if is_pooled else ()
     user_ids, item_ids = model.user_ids, model.item_ids
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
@@ -100,7 +104,6 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         by_features = from_labels or (history == "none" and not user_ids)
         is_told = has_item_features and (not are_items_known or (by_features and not often))
         item_ids = not is_told
-    is_pooled = loss == "softmax" and history not in {"none", "transformer"}
     num_items = len(dataset.items)
     neighbours = _neighbours(model, num_items, has_ids=bool(item_ids), is_pooled=is_pooled)
     dim = model.embedding_dim
@@ -114,7 +117,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     rate, embedding_rate = training.learning_rate, training.embedding_learning_rate
     if rate == "auto":
         beside_ids = loss == "softmax" and history != "transformer" and bool(item_ids)
-        rate = 2e-4 if beside_ids else 1e-3
+        rate = 2e-4 if beside_ids and (has_user_features or has_item_features) else 1e-3
     if embedding_rate == "auto":
         embedding_rate = 3e-3 if loss == "softmax" else 10 * rate
     temperature = model.temperature
@@ -157,6 +160,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
                     "embedding_dim": dim,
                     "history": history,
                     "history_dropout": history_dropout,
+                    "history_hidden_dims": history_hidden,
                     "temperature": temperature,
                     "user_ids": user_ids,
                     "item_ids": item_ids,

@@ -21,6 +21,7 @@ from twotower.training.resolve import contenders, resolve, tell_something
 
 Value = bool | int | float | str | tuple[int, ...]
 _LAYERS: tuple[tuple[int, ...], ...] = ((), (64,), (256, 128), (512, 256))
+_READING: tuple[tuple[int, ...], ...] = ((), (128,), (256,), (512,))
 # A history cut shorter than this share of all is a setting that matters.
 _MOST_HISTORIES = 0.9
 _LARGEST_RATE = 10.0
@@ -266,11 +267,9 @@ def _turn_model(hand: _Hand, shape: Shape) -> None:
         hand.choose("model.user_hidden_dims", _LAYERS)
     if shape.items_differ:
         hand.choose("model.item_hidden_dims", _LAYERS)
-    layers = [
-        shape.users_differ and hand.config.model.user_hidden_dims,
-        shape.items_differ and hand.config.model.item_hidden_dims,
-    ]
-    if any(layers):
+    if model.history in _POOLED:
+        hand.choose("model.history_hidden_dims", _READING)
+    if _has_layers(hand.config, shape):
         hand.scale("model.dropout", 0.0, 0.6)
     if loss == "softmax" and model.normalize:
         # Under the other losses it is learned.
@@ -287,6 +286,15 @@ def _turn_model(hand: _Hand, shape: Shape) -> None:
         hand.choose("model.item_bias", [True, False])
         if not hand.config.model.item_bias:
             hand.config = with_value(hand.config, "model.popularity", 0.0)
+
+
+def _has_layers(config: Config, shape: Shape) -> bool:
+    model = config.model
+    return bool(
+        (shape.users_differ and model.user_hidden_dims)
+        or (shape.items_differ and model.item_hidden_dims)
+        or (model.history in _POOLED and model.history_hidden_dims)
+    )
 
 
 def _stand_ins(config: Config, shape: Shape) -> bool:
@@ -310,7 +318,7 @@ def _turn_training(hand: _Hand, shape: Shape) -> None:
     if training.negatives and training.negatives_from != "labels":
         counts = [n for n in (512, 1024, 2048, 4096, 8192) if n < shape.num_items]
         hand.choose("training.negatives", counts)
-    if shape.users_differ or shape.items_differ:
+    if shape.users_differ or shape.items_differ or _has_layers(hand.config, shape):
         _scale_rate(hand, "training.learning_rate")
         hand.choose("training.weight_decay", [0.0, 1e-5, 1e-4, 1e-3])
     if model.user_ids or model.item_ids:
