@@ -78,7 +78,7 @@ class ModelConfig(Section):
     type: Literal["two_tower"] = Field("two_tower", description="the only kind there is")
     embedding_dim: Width | Literal["auto"] = Field(
         "auto",
-        description="length of an embedding, D; auto: 128, but under softmax 512 where items "
+        description="length of an embedding, D; auto: 128, but under softmax 1,024 where items "
         "are told by features alone, whose words want more room",
     )
     user_hidden_dims: tuple[Width, ...] = Field(
@@ -147,7 +147,7 @@ class ModelConfig(Section):
     history_hidden_dims: tuple[Width, ...] | Literal["auto"] = Field(
         "auto",
         description="hidden layers that read a pooled history, and add what they see to it; [] "
-        "for none; auto: [256] under softmax with mean, weighted or attention, else none",
+        "for none; auto: [256] under softmax with ids of items, else none",
     )
     history_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
         "auto",

@@ -38,6 +38,15 @@ def without_layers() -> Recommender:
 
 
 @cache
+def by_age() -> Recommender:
+    """A recommender to whom it matters how long ago something was liked."""
+    made = pipeline.fit(checkerboard(), settings(model={"history": "weighted"}))
+    with torch.no_grad():
+        made.model.history.ages.copy_(torch.linspace(1, -2, len(made.model.history.ages)))
+    return made
+
+
+@cache
 def reader() -> Recommender:
     """A recommender whose history is read in order."""
     config = settings(model={"history": "transformer"}, training={"epochs": 3})
@@ -386,7 +395,7 @@ class TestWhy:
             named += [part.adds for part in each.why.items]
         assert min(named) < -0.3 < 0.3 < max(named)
 
-    @pytest.mark.parametrize("make", [trained, reader])
+    @pytest.mark.parametrize("make", [trained, by_age, reader])
     def test_of_a_history_that_layers_read_a_part_is_what_is_lost_without_it(
         self, make: Any
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -285,6 +286,24 @@ def test_a_study_of_something_else_is_refused(place: Path) -> None:
         assert done.err.count("error") == 1
         assert "Traceback" not in done.err
     assert rows(place) == kept
+
+
+def test_a_study_of_a_version_with_other_settings_is_refused(place: Path) -> None:
+    assert said("--trials 2", place).code == 0
+    with sqlite3.connect(place / "tuning" / "quick" / "study.db") as study:
+        study.execute(
+            "UPDATE trial_params SET param_name = 'model.gone' "
+            "WHERE param_name = 'training.batch_size'"
+        )
+        study.execute(
+            "UPDATE study_user_attributes SET value_json = "
+            "json_set(value_json, '$.\"values to try\"', 'others') WHERE key = 'identity'"
+        )
+    study.close()
+    done = said("--trials 3 --resume", place)
+    assert done.code == 2
+    assert "began with other values to try; give it what it began with" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_the_screen_says_which_is_best_and_what_to_do_next(place: Path) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from twotower.data.features import Bag, FeatureTable
 from twotower.model.features import FeatureLayer
-from twotower.model.history import PackedHistory, PooledHistory
+from twotower.model.history import PackedHistory, PooledHistory, certainty
 from twotower.model.tower import Tower, lengths_of
 from twotower.model.transformer import Sequences, TransformerHistory
 from twotower.model.two_tower import TwoTower
@@ -202,7 +202,7 @@ def _history(
     pooled = (items * weights[..., None]).sum(1) / length
     if history.layers is None:
         return pooled
-    return pooled + _through(history.layers, pooled) * (lengths[:, None] > 0)
+    return pooled + _through(history.layers, pooled) * certainty(pooled)
 
 
 def _through(tower: Tower, values: Float[Tensor, "R W"]) -> Float[Tensor, "R D"]:

@@ -166,9 +166,8 @@ class PooledHistory(nn.Module):
     def _read(self, pooled: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         if self.layers is None:
             return pooled
-        # Of no items nothing is said.
         seen: Tensor = self.layers(pooled)
-        return pooled + seen * pooled.any(1, keepdim=True)
+        return pooled + seen * certainty(pooled)
 
     def shares(self, history: PackedHistory) -> Float[Tensor, "P D"]:
         """What each item puts into its user's pooled history; without layers they add up to
@@ -208,6 +207,13 @@ class PooledHistory(nn.Module):
         if self.query is not None:
             return (history.embeddings @ self.query).exp().index_select(0, history.items)
         return torch.ones_like(history.items, dtype=history.embeddings.dtype)
+
+
+def certainty(pooled: Float[Tensor, "R D"]) -> Float[Tensor, "R 1"]:
+    """How much layers may see in a pooled history: all, but less in one shorter than 1, as of
+    items that nobody met, and nothing in none.
+    """
+    return pooled.square().sum(1, keepdim=True).clamp(1e-12, 1.0).sqrt() - 1e-6
 
 
 def _without_itself(values: Float[Tensor, "P W"], parts: Parts) -> Float[Tensor, "Q W"]:

@@ -69,13 +69,13 @@ def explained(
             beside = recommender.blend.of_each(known.history, rows)
         itself = scores - by_popularity - beside.sum(0)
         is_exact = model.history is None
-        if isinstance(model.history, PooledHistory):
-            is_exact = model.history.layers is None
-            if is_exact:
-                by_item = scale * model.history.shares(packed) @ embeddings.T
-            else:
-                rests, _ = model.encode_users_for_parts(table, packed)
-                by_item = torch.from_numpy(itself) - model.user_vectors(rests) @ items.T
+        if isinstance(model.history, PooledHistory) and model.history.layers is None:
+            is_exact = True
+            by_item = scale * model.history.shares(packed) @ embeddings.T
+        elif isinstance(model.history, PooledHistory) and model.history.ages is None:
+            # Without one item the others say what they said.
+            rests, _ = model.encode_users_for_parts(table, packed)
+            by_item = torch.from_numpy(itself) - model.user_vectors(rests) @ items.T
         else:
             # What scores lose when one item of the history is left out.
             length = 0 if model.history is None else len(known.history)

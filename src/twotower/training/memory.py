@@ -232,7 +232,7 @@ def _others(config: Config) -> Iterator[tuple[str, Config]]:
     if max((*model.user_hidden_dims, *model.item_hidden_dims), default=0) > max(_NARROW):
         words = f"model.user_hidden_dims and item_hidden_dims {list(_NARROW)}"
         yield words, config.model_copy(update={"model": narrow})
-    if max(_reading(config), default=0) > _NARROW[0]:
+    if sum(_reading(config)) > _NARROW[0]:
         words = f"model.history_hidden_dims {[_NARROW[0]]}"
         reading = model.model_copy(update={"history_hidden_dims": _NARROW[:1]})
         yield words, config.model_copy(update={"model": reading})

@@ -91,9 +91,6 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         pooled = 0.25 if loss == "softmax" else 0.5
         history_dropout = 0.0 if history == "transformer" else pooled
     is_pooled = loss == "softmax" and history not in {"none", "transformer"}
-    history_hidden = model.history_hidden_dims
-    if history_hidden == "auto":
-        history_hidden = (256,) if is_pooled else ()
     user_ids, item_ids = model.user_ids, model.item_ids
     if user_ids == "auto":
         often = _rows_each(train.user_rows) >= _ENOUGH_FOR_AN_ID
@@ -104,11 +101,14 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
         by_features = from_labels or (history == "none" and not user_ids)
         is_told = has_item_features and (not are_items_known or (by_features and not often))
         item_ids = not is_told
+    history_hidden = model.history_hidden_dims
+    if history_hidden == "auto":
+        history_hidden = (256,) if is_pooled and item_ids else ()
     num_items = len(dataset.items)
     neighbours = _neighbours(model, num_items, has_ids=bool(item_ids), is_pooled=is_pooled)
     dim = model.embedding_dim
     if dim == "auto":
-        dim = 512 if loss == "softmax" and not item_ids else 128
+        dim = 1024 if loss == "softmax" and not item_ids else 128
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" and from_labels else "ndcg"

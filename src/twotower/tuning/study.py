@@ -81,7 +81,7 @@ class Study:
         with self._file_errors():
             storage = _storage(path)
             self._study = _open(storage, higher_is_better)
-            if self.trials():
+            if self._ended():
                 self._require_same(identity, resume)
                 self._give_up_what_was_running()
                 return
@@ -92,13 +92,19 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All that came to an end, in order; of what was tried again the last."""
-        found = {}
+        return [self._trial_of(*kept) for _, kept in sorted(self._ended().items())]
+
+    def _ended(self) -> dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        """Of each trial that came to an end, by its number, what was picked and what was told:
+        of another version it may make no config here.
+        """
+        found: dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
         for frozen in self._study.get_trials(deepcopy=False):
             told = frozen.user_attrs.get("told")
             # Killed between the telling and the end: it never was.
             if told is not None and frozen.state.name == _STATES[told["end"]]:
-                found[told["number"]] = self._trial_of(frozen.params, told)
-        return [found[number] for number in sorted(found)]
+                found[told["number"]] = frozen.params, told
+        return found
 
     def knobs(self) -> tuple[Knob, ...]:
         """What was tuned in any trial, each as wide as all trials had it."""
@@ -220,7 +226,7 @@ class Study:
     def _require_same(self, identity: Mapping[str, Any], resume: bool) -> None:
         if not resume:
             raise RequestError(
-                f"{self._path}: holds {len(self.trials())} trials; go on with --resume, or "
+                f"{self._path}: holds {len(self._ended())} trials; go on with --resume, or "
                 "name another folder with --into"
             )
         now = json.loads(json.dumps(dict(identity)))
