@@ -78,7 +78,7 @@ class ModelConfig(Section):
     type: Literal["two_tower"] = Field("two_tower", description="the only kind there is")
     embedding_dim: Width | Literal["auto"] = Field(
         "auto",
-        description="length of an embedding, D; auto: 128, but under softmax 1,024 where items "
+        description="length of an embedding, D; auto: 128, but under softmax 512 where items "
         "are told by features alone, whose words want more room",
     )
     user_hidden_dims: tuple[Width, ...] = Field(

@@ -93,7 +93,7 @@ def test_every_auto_becomes_what_its_description_says(
         (256,) if is_softmax and made.model.item_ids else ()
     )
     is_wide = is_softmax and not made.model.item_ids
-    assert made.model.embedding_dim == (1024 if is_wide else 128)
+    assert made.model.embedding_dim == (512 if is_wide else 128)
     assert made.training.learning_rate == (2e-4 if is_softmax and described else 1e-3)
     assert made.training.embedding_learning_rate == (3e-3 if is_softmax else 1e-2)
     # As dense as these rings are, the least logarithm counts, which is 2.
@@ -222,7 +222,7 @@ def test_of_those_whom_validation_asks_for_only_what_can_be_known_is_read(
     assert made.model.item_ids is not (described and new == "items")
     assert made.training.embedding_learning_rate == (1e-2 if by_users else 3e-3)
     # Words want more room than ids, beside histories.
-    assert made.model.embedding_dim == (128 if made.model.item_ids or by_users else 1024)
+    assert made.model.embedding_dim == (128 if made.model.item_ids or by_users else 512)
 
 
 def test_beside_users_told_by_features_a_rare_item_is_told_by_its_own() -> None:

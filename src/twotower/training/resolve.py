@@ -108,7 +108,7 @@ def resolve(config: Config, dataset: Dataset, parts: Split) -> Config:
     neighbours = _neighbours(model, num_items, has_ids=bool(item_ids), is_pooled=is_pooled)
     dim = model.embedding_dim
     if dim == "auto":
-        dim = 1024 if loss == "softmax" and not item_ids else 128
+        dim = 512 if loss == "softmax" and not item_ids else 128
     stop = training.early_stopping_metric
     if stop == "auto":
         stop = "loss" if loss == "bce" and from_labels else "ndcg"
