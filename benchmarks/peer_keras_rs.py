@@ -56,7 +56,7 @@ class TwoTowers(keras.Model):
             return self.correction(ops.matmul(queries, ops.transpose(items)), given["chance"])
         return ops.sum(ops.concatenate([queries, queries], 0) * items, 1)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, **_):
+    def compute_loss(self, x=None, y=None, y_pred=None, *_, **__):
         del x
         if self.kind == "in_batch_softmax":
             rows = ops.arange(ops.shape(y_pred)[0])
