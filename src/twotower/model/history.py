@@ -213,7 +213,8 @@ def certainty(pooled: Float[Tensor, "R D"]) -> Float[Tensor, "R 1"]:
     """How much layers may see in a pooled history: all, but less in one shorter than 1, as of
     items that nobody met, and nothing in none.
     """
-    return pooled.square().sum(1, keepdim=True).clamp(1e-12, 1.0).sqrt() - 1e-6
+    length: Tensor = torch.linalg.vector_norm(pooled, dim=1, keepdim=True)
+    return length.clamp(max=1.0)
 
 
 def _without_itself(values: Float[Tensor, "P W"], parts: Parts) -> Float[Tensor, "Q W"]:
