@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import keras_rs
 import numpy as np
 from keras import ops
-
-DIM, ID_DIM, HIDDEN, CATEGORY_DIM = 128, 64, (256, 128), 16
+from peer_loop import CATEGORY_DIM, DIM, HIDDEN, ID_DIM, work
 
 
 class Tower(keras.Model):
@@ -101,15 +99,7 @@ def main() -> None:
 
     # Read once: a member of an archive is read anew each time it is asked for.
     world_users, world_items = world["user_rows"], world["item_rows"]
-    for _ in range(3):
-        step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        started, steps = time.perf_counter(), 0
-        while time.perf_counter() - started < float(line) or steps < 3:
-            step()
-            steps += 1
-        print(steps * positives / (time.perf_counter() - started), flush=True)
+    work(step, positives)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-
-DIM, ID_DIM, HIDDEN, CATEGORY_DIM = 128, 64, (256, 128), 16
+from peer_loop import CATEGORY_DIM, DIM, HIDDEN, ID_DIM, work
 
 
 class Tower(tf.keras.Model):
@@ -68,15 +66,7 @@ def main() -> None:
 
     pairs = tf.data.Dataset.from_tensor_slices((world["user_rows"], world["item_rows"]))
     batches = iter(pairs.shuffle(100_000).repeat().batch(positives).prefetch(2))
-    for _ in range(3):
-        step(*next(batches))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        started, steps = time.perf_counter(), 0
-        while time.perf_counter() - started < float(line) or steps < 3:
-            step(*next(batches))
-            steps += 1
-        print(steps * positives / (time.perf_counter() - started), flush=True)
+    work(lambda: step(*next(batches)), positives)
 
 
 if __name__ == "__main__":

@@ -250,14 +250,12 @@ PEERS = {
 """Of each peer in another environment its script, optimizer and Keras's backend."""
 
 
-def elsewhere(python: str, world: World, loss: str, rows: int, peer: str) -> Contestant:
-    """A peer in a process of its own, which works when it is told to."""
+def elsewhere(python: str, world: Path, loss: str, rows: int, peer: str) -> Contestant:
+    """A peer in a process of its own, which works when it is told to; the world is a file."""
     script, optimizer, backend = PEERS[peer]
-    data = Path(tempfile.mkdtemp()) / "world.npz"
-    np.savez(data, **vars(world))
     threads = str(torch.get_num_threads())
     worker = subprocess.Popen(
-        [python, str(Path(__file__).with_name(script)), str(data), loss, str(rows), optimizer],
+        [python, str(Path(__file__).with_name(script)), str(world), loss, str(rows), optimizer],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -294,6 +292,10 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     world = make(100_000, 20_000, given.pairs)
+    scratch = tempfile.TemporaryDirectory()
+    saved = Path(scratch.name) / "world.npz"
+    if given.tfrs:
+        np.savez(saved, **vars(world))
     print("| loss | rows | who | positives/s (median) | least | most | of its products |")
     print("|---|--:|---|--:|--:|--:|--:|", flush=True)
     for loss in given.losses:
@@ -306,7 +308,7 @@ def main() -> None:
             who["PyTorch, Adam"] = plain(world, loss, rows, by_loader=False)
             who["PyTorch with a DataLoader, Adam"] = plain(world, loss, rows, by_loader=True)
             for peer in PEERS if given.tfrs else ():
-                who[peer] = elsewhere(given.tfrs, world, loss, rows, peer)
+                who[peer] = elsewhere(given.tfrs, saved, loss, rows, peer)
             compare(loss, rows, who, given.rounds, given.seconds)
 
 
