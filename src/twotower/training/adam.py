@@ -16,6 +16,7 @@ from torch.optim.adam import adam
 
 _BETAS = 0.9, 0.999
 _NEARLY_ZERO = 1e-8
+_MOMENTS = "exp_avg", "exp_avg_sq"
 
 Moments = dict[str, Tensor]
 
@@ -58,12 +59,17 @@ class Adam:
 
     def _move(self, numbers: list[int]) -> None:
         weights = [self.weights[n] for n in numbers]
-        moments = [self._moments_of(n) for n in numbers]
         if self.is_decoupled and self.decay:
             torch._foreach_mul_(weights, 1 - self.rate * self.decay)
+        gradients = [weight.grad for weight in weights]
+        self._step_of(weights, gradients, [self._moments_of(n) for n in numbers])  # type: ignore[arg-type]
+
+    def _step_of(
+        self, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
+    ) -> None:
         adam(
             weights,
-            [weight.grad for weight in weights],  # type: ignore[misc]
+            gradients,
             [each["exp_avg"] for each in moments],
             [each["exp_avg_sq"] for each in moments],
             [],
@@ -81,20 +87,16 @@ class Adam:
     def _moments_of(self, number: int) -> Moments:
         if number not in self.moments:
             weight = self.weights[number]
-            self.moments[number] = {
-                "step": torch.zeros((), device=weight.device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
+            zeros = {name: torch.zeros_like(weight) for name in _MOMENTS}
+            self.moments[number] = zeros | {"step": torch.zeros((), device=weight.device)}
         return self.moments[number]
 
 
 class LazyAdam(Adam):
     """Of tables with sparse gradients: a row that is not in the batch keeps moments and place.
 
-    Its steps are those of ``torch.optim.SparseAdam``, some times as fast: what a row's
-    gradients add up to, both moments and the row are each read and written once. Tables whose
-    gradients are dense move as in ``Adam``.
+    A step is that of ``torch.optim.Adam`` for the rows of the batch, as if these were all.
+    Tables whose gradients are dense move as in ``Adam``.
     """
 
     def _move(self, numbers: list[int]) -> None:
@@ -109,26 +111,13 @@ class LazyAdam(Adam):
         gradient = self.weights[number].grad
         return gradient is not None and gradient.is_sparse
 
-    def _moments_of(self, number: int) -> Moments:
-        moments = super()._moments_of(number)
-        if self._is_sparse(number):
-            # Each step reads it, and would wait for another device.
-            moments["step"] = moments["step"].cpu()
-        return moments
-
-    def _move_rows(self, table: Tensor, state: Moments) -> None:
-        state["step"] += 1
+    def _move_rows(self, table: Tensor, moments: Moments) -> None:
         rows, gradient = _summed(table.grad)  # type: ignore[arg-type]
-        moments = state["exp_avg"], state["exp_avg_sq"]
-        first, second = (moment.index_select(0, rows) for moment in moments)
-        first.lerp_(gradient, 1 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        _write(moments[0], rows, first)
-        _write(moments[1], rows, second)
-        by_first, by_second = (1 - beta ** int(state["step"]) for beta in _BETAS)
-        size = self.rate * by_second**0.5 / by_first
-        way = first.div_(second.sqrt_().add_(_NEARLY_ZERO))
-        _add(table, rows, way.mul_(-size))
+        whole = {"weight": table.detach()} | {name: moments[name] for name in _MOMENTS}
+        some = {name: each.index_select(0, rows) for name, each in whole.items()}
+        self._step_of([some["weight"]], [gradient], [moments | some])
+        for name, each in whole.items():
+            _write(each, rows, some[name])
 
 
 def _summed(gradient: Tensor) -> tuple[Int64[Tensor, " R"], Float[Tensor, "R W"]]:

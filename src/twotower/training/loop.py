@@ -6,12 +6,12 @@ a training that was stopped after any epoch goes on exactly as if it never was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
 from twotower.errors import TwoTowerError
@@ -20,11 +20,11 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.adam import Adam, LazyAdam
 from twotower.training.objective import Objective
 from twotower.training.stages import stage, steps_of
-from twotower.training.threads import in_threads
+from twotower.training.threads import Crew, are_alike, up_to
 
 # An epoch is judged by the mean of so many, it and those before it.
 _JUDGED_TOGETHER = 3
-# Rows of a step up to which one thread does it.
+# Rows of a step up to which all threads may be slower than one.
 _SMALL_BATCH = 1024
 
 Weights = dict[str, Tensor]
@@ -153,6 +153,7 @@ def epochs(
     precise = torch.float32 if device.type == "mps" else torch.float64
     is_bf16 = config.precision == "bf16"
     in_precision = torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
+    crew = Crew(_threads(model, objective, batch_size))
     while not progress.is_over(config):
         number = progress.epoch + 1
         if on_epoch is not None:
@@ -166,8 +167,8 @@ def epochs(
         total = torch.zeros((), dtype=precise, device=device)
         rows = 0
         described = objective.described(model, batch_size)
-        with in_threads(1 if _is_small(objective, batch_size) else torch.get_num_threads()):
-            for batch in steps_of(objective.batches(batch_size, rng, windows)):
+        for batch in steps_of(objective.batches(batch_size, rng, windows)):
+            with crew.step():
                 with stage("loss"), in_precision:
                     loss = objective.loss_of(model, batch, described)
                 with stage("backward"):
@@ -176,13 +177,13 @@ def epochs(
                         described.learn()
                 with stage("optimizer"):
                     optimizers.step()
-                total.add_(loss.detach(), alpha=len(batch))
-                rows += len(batch)
-                if on_step is not None:
-                    on_step(len(batch))
-            if described is not None:
-                described.learn()
-                optimizers.step()
+            total.add_(loss.detach(), alpha=len(batch))
+            rows += len(batch)
+            if on_step is not None:
+                on_step(len(batch))
+        if described is not None:
+            described.learn()
+            optimizers.step()
         model.eval()
         train_loss = float(total) / max(rows, 1)
         if not np.isfinite(train_loss):
@@ -196,13 +197,19 @@ def epochs(
         yield progress
 
 
-def _is_small(objective: Objective, batch_size: int) -> bool:
-    """Whether the products of a step are, which is then for one thread.
+def _threads(model: TwoTower, objective: Objective, batch_size: int) -> Sequence[int]:
+    """In how many threads a step may be done: all, or whatever is quickest of a small one.
 
-    Threads gain next to nothing there, and each product waits for the slowest of them: beside
-    one other busy process a step on two cores took eight times as long with two threads.
+    Weights are the same whatever that is: one thread where products would not be.
     """
-    return objective.loss != "softmax" and batch_size <= _SMALL_BATCH
+    most = torch.get_num_threads()
+    is_small = objective.loss != "softmax" and batch_size <= _SMALL_BATCH
+    if not is_small or objective.users.ids.device.type != "cpu":
+        return [most]
+    layers = (each for each in model.modules() if isinstance(each, nn.Linear))
+    shapes = [(each.out_features, each.in_features) for each in layers]
+    shapes.append((batch_size, model.embedding_dim))
+    return up_to(most) if are_alike(up_to(most), batch_size, shapes) else [1]
 
 
 def _after(
