@@ -171,6 +171,24 @@ def test_beside_all_items_a_step_moves_the_users_of_its_batch_alone_where_there_
         assert moved[1] - set(batch.items.tolist())
 
 
+@pytest.mark.parametrize(
+    ("drawn", "count", "in_part"), [(64, 3, False), (64, 0, True), (1, 1, True)]
+)
+def test_a_table_moves_as_a_whole_where_a_step_and_its_neighbours_read_most_of_it(
+    drawn: int, count: int, in_part: bool
+) -> None:
+    plan = planned(
+        "softmax",
+        model={"history": "mean", "item_neighbours": count},
+        batch_size=drawn,
+        negatives=drawn,
+    )
+    learned, _ = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+    table = learned.model.item_features.id_table
+    assert table is not None
+    assert table.sparse == in_part
+
+
 class TestEpochs:
     def test_each_tells_its_beginning_and_every_row_it_learned_from(self) -> None:
         learned, objective = prepared(epochs=3)

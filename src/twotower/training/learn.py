@@ -28,7 +28,7 @@ from twotower.model.words import Side, word_columns
 from twotower.training import closed_form
 from twotower.training.checkpoint import keeping, load_checkpoint, save_checkpoint
 from twotower.training.loop import Keep, Optimizers, Progress, copy_of, epochs
-from twotower.training.neighbours import neighbours_of
+from twotower.training.neighbours import lend_to_most, neighbours_of
 from twotower.training.objective import Objective, make_objective
 from twotower.watch import Enough, Watch
 
@@ -112,7 +112,7 @@ def prepare(dataset: Dataset, train: Interactions, config: Config) -> tuple[Lear
         user_ids=bool(config.model.user_ids),
         item_ids=bool(config.model.item_ids),
         words={side: word_columns(shapes[side]) for side in _told_by_words(config)},
-        sparse=_read_in_part(config, len(dataset.users)),
+        sparse=_read_in_part(config, len(dataset.users), len(dataset.items)),
     ).to(device)
     if count := config.model.item_neighbours:
         assert count != "auto"
@@ -152,15 +152,15 @@ def _met(table: FeatureTable) -> FeatureTable:
     return table.take(torch.nonzero(table.ids).squeeze(1))
 
 
-def _read_in_part(config: Config, num_users: int) -> list[Side]:
+def _read_in_part(config: Config, num_users: int, num_items: int) -> list[Side]:
     """The sides whose tables move by the rows of a step, as it reads some alone.
 
     Beside all items that are users from some number on: what a step of all rows costs grows
     with them, but few users learn more in as many epochs.
     """
-    if config.training.negatives_from != "all":
-        return ["user", "item"]
-    return ["user"] if num_users > _MANY_USERS else []
+    if config.training.negatives_from == "all":
+        return ["user"] if num_users > _MANY_USERS else []
+    return ["user"] if lend_to_most(config, num_items) else ["user", "item"]
 
 
 def _encode(

@@ -15,6 +15,7 @@ from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
 from twotower.training.checkpoint import LARGE
+from twotower.training.neighbours import lend_to_most
 
 _FLOAT, _ROW = 4, 8
 # Rows of logits that the softmax losses hold at once; scores that the others do.
@@ -102,8 +103,8 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     tables = [*(rows * dim for rows in ids), size.texts * model.text_buckets * each_word]
     # Weights and two moments; a gradient of all rows where a step reads all, which it never
     # does of users.
-    of_users, is_whole = ids[1] * dim, training.negatives_from == "all"
-    kept = 3 * sum(tables) + is_whole * (sum(tables) - of_users)
+    is_whole = training.negatives_from == "all" or lend_to_most(config, size.items)
+    kept = 3 * sum(tables) + is_whole * (sum(tables) - ids[1] * dim)
     best = [n for n in tables if not size.has_folder or n * _FLOAT < LARGE]
     history = 0.0 if model.history == "none" else min(float(model.history_length), _each(size))
     count = model.item_neighbours

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from twotower.config import Config
 from twotower.data.interactions import Interactions
 from twotower.model.features import Neighbours
 from twotower.training.closed_form import scaled_pairs
@@ -45,3 +46,13 @@ def neighbours_of(
     weights[rows[first], places[first]] = values[first]
     weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
     return Neighbours(torch.from_numpy(ids), torch.from_numpy(weights))
+
+
+def lend_to_most(config: Config, num_items: int) -> bool:
+    """Whether what a step draws has, with its neighbours, about as many items as there are."""
+    training, count = config.training, config.model.item_neighbours
+    assert count != "auto"
+    assert training.batch_size != "auto"
+    assert training.negatives != "auto"
+    drawn = training.batch_size + training.negatives
+    return count > 0 and drawn * (count + 1) >= num_items
