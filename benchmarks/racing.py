@@ -2,8 +2,8 @@
 
 Both learn from the same train part and rank for the same validation users. The towers' clock
 runs through everything `train` does: reading, trying settings, and validation after each epoch.
-That of iALS is one fit with the best settings found, and beside it the search for them, of
-``--budget`` seconds where it does not end before.
+That of iALS is one fit with the best settings found, and beside it the search for them, which
+begins no trial after ``--budget`` seconds.
 
     TWOTOWER_DATA=... python -m benchmarks.racing [NAME ...] [--seeds 42 43 ...] [--budget 300]
 """

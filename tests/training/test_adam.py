@@ -99,3 +99,19 @@ def test_a_table_of_any_size_moves_the_same_rows_in_the_same_way(size: int) -> N
     moved = table.weight.detach()
     assert moved.any(1).nonzero().flatten().tolist() == [1, 2, 4, 7]
     torch.testing.assert_close(moved[2], torch.full((WIDTH,), 0.1))
+
+
+def test_a_gradient_may_lie_in_memory_column_by_column() -> None:
+    moved = []
+    for order in (torch.contiguous_format, None):
+        table = nn.Embedding(ROWS, WIDTH, sparse=True)
+        nn.init.ones_(table.weight)
+        rows, values = (
+            torch.tensor([[1, 4]]),
+            torch.tensor([[1.0, -1, 1], [1, 1, -1]]).T.contiguous().T,
+        )
+        values = values.contiguous() if order else values
+        table.weight.grad = torch.sparse_coo_tensor(rows, values, (ROWS, WIDTH))
+        LazyAdam([table.weight], 0.1).step()
+        moved.append(table.weight.detach())
+    torch.testing.assert_close(*moved)

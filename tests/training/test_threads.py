@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 
+from twotower.config import Loss
 from twotower.training import threads
-from twotower.training.threads import Crew, are_alike, in_threads, up_to
+from twotower.training.learn import prepare
+from twotower.training.loop import _threads
+from twotower.training.threads import Crew, alike, in_threads, up_to
+from worlds import planned
 
 
 def used(
@@ -73,15 +79,51 @@ def test_what_was_there_before_is_there_after_a_step_that_fails() -> None:
 
 
 def test_alike_is_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert are_alike([1], 64, [(16, 8)])
+    assert alike([3], 64, [(16, 8)]) == [3]
     product = torch.Tensor.__matmul__
 
-    def other_by_threads(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return product(left, right) * (1 + 1e-7 * torch.get_num_threads())
+    def other_in_four(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return product(left, right) * (1 + 1e-6 * (torch.get_num_threads() == 4))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "__matmul__", other_by_threads)
-        assert not are_alike([1, 2], 64, [(16, 8)])
+    monkeypatch.setattr(torch.Tensor, "__matmul__", other_in_four)
+    assert alike([4, 1], 64, [(16, 8)]) == [4]
+    assert 4 not in alike([1, 2, 4], 64, [(16, 8), (4, 4)])
+
+
+@pytest.mark.parametrize("history", ["none", "mean", "attention", "transformer"])
+@pytest.mark.parametrize(
+    ("loss", "source"),
+    [
+        ("in_batch_softmax", "in_batch"),
+        ("bce", "uniform"),
+        ("bce", "one"),
+        ("warp", "uniform"),
+        ("ccl", "uniform"),
+        ("bpr", "one"),
+    ],
+)
+def test_gradients_of_a_small_step_are_the_same_in_any_number_of_threads_it_may_get(
+    loss: Loss, source: str, history: str
+) -> None:
+    model = {"history": history, "embedding_dim": 128, "user_ids": True}
+    plan = planned(loss, model=model, batch_size=512, negatives_from=source)
+    learned, objective = prepare(plan.dataset, plan.parts.train, plan.contenders[0])
+    weights = dict(learned.model.named_parameters())
+    with in_threads(2):
+        may_be = _threads(learned.model, objective, 512)
+    every = (objective.batches(512, np.random.default_rng(seed)) for seed in range(6))
+    for batch in chain.from_iterable(every):
+        made = []
+        for count in may_be:
+            torch.manual_seed(1)
+            learned.model.zero_grad()
+            with in_threads(count):
+                objective.loss_of(learned.model, batch).backward()  # type: ignore[no-untyped-call]
+            made.append(
+                {name: w.grad.to_dense() for name, w in weights.items() if w.grad is not None}
+            )
+        for other in made[1:]:
+            assert [name for name in other if not torch.equal(other[name], made[0][name])] == []
 
 
 def test_in_threads() -> None:

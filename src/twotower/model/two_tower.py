@@ -251,7 +251,9 @@ class TwoTower(nn.Module):
 
     def user_vectors(self, embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D1"]:
         """Embeddings with the scale folded in and a 1 that meets the item's bias."""
-        return torch.cat([embeddings * self._scale(), torch.ones_like(embeddings[:, :1])], 1)
+        ones = torch.ones_like(embeddings[:, :1])
+        # A row's own scale: the sum of all gradients at once would depend on the threads.
+        return torch.cat([embeddings * (self._scale() * ones), ones], 1)
 
     def item_vectors(
         self, embeddings: Float[Tensor, "I D"], table: FeatureTable
@@ -284,7 +286,9 @@ class TwoTower(nn.Module):
 
     def logits(self, scores: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """Scores -> log-odds of the affinity."""
-        return torch.addcmul(self.offset, self.slope, scores)
+        # As of scales: a row's own offset.
+        offset = self.offset.expand(len(scores), 1) if scores.ndim == 2 else self.offset
+        return torch.addcmul(offset, self.slope, scores)
 
     def affinity(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Scores -> the chance, 0 to 1, that the user likes the item."""

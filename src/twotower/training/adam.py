@@ -113,16 +113,18 @@ class LazyAdam(Adam):
 
     def _move_rows(self, table: Tensor, moments: Moments) -> None:
         rows, gradient = _summed(table.grad)  # type: ignore[arg-type]
-        whole = {"weight": table.detach()} | {name: moments[name] for name in _MOMENTS}
-        some = {name: each.index_select(0, rows) for name, each in whole.items()}
-        self._step_of([some["weight"]], [gradient], [moments | some])
-        for name, each in whole.items():
-            _write(each, rows, some[name])
+        whole = table.detach(), *(moments[name] for name in _MOMENTS)
+        weight, first, second = (each.index_select(0, rows) for each in whole)
+        moved = dict(zip(_MOMENTS, (first, second), strict=True), step=moments["step"])
+        self._step_of([weight], [gradient], [moved])
+        for each, values in zip(whole, (weight, first, second), strict=True):
+            _write(each, rows, values)
 
 
 def _summed(gradient: Tensor) -> tuple[Int64[Tensor, " R"], Float[Tensor, "R W"]]:
     """The rows of a sparse gradient, each once and ascending, and what belongs to each."""
-    rows, values = gradient._indices()[0], gradient._values()
+    # PyTorch's fused Adam reads memory as it lies.
+    rows, values = gradient._indices()[0], gradient._values().contiguous()
     if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
         return rows, values
     if len(gradient) <= len(rows):

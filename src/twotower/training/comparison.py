@@ -132,8 +132,8 @@ class Comparison:
         else:
             columns = self.negatives.met if self.config.negatives_from == "all" else _NONE
             # Of none there is no gradient, which would be as large as that of all.
-            vectors = self.rows.items if len(columns) else self.rows.items.detach()
-            vectors = vectors.index_select(0, self.rows.places(columns))
+            some = self.rows.items if len(columns) else self.rows.items.detach()
+            vectors = some.index_select(0, self.rows.places(columns))
         if isinstance(batch, PairBatch):
             hit_rows, hit_columns = map(self._tensor, self._hits(columns))
             assert self.num_liked is not None

@@ -28,7 +28,7 @@ from twotower.model.words import Side, word_columns
 from twotower.training import closed_form
 from twotower.training.checkpoint import keeping, load_checkpoint, save_checkpoint
 from twotower.training.loop import Keep, Optimizers, Progress, copy_of, epochs
-from twotower.training.neighbours import lend_to_most, neighbours_of
+from twotower.training.neighbours import neighbours_of, step_reads_most
 from twotower.training.objective import Objective, make_objective
 from twotower.watch import Enough, Watch
 
@@ -155,12 +155,13 @@ def _met(table: FeatureTable) -> FeatureTable:
 def _read_in_part(config: Config, num_users: int, num_items: int) -> list[Side]:
     """The sides whose tables move by the rows of a step, as it reads some alone.
 
-    Beside all items that are users from some number on: what a step of all rows costs grows
-    with them, but few users learn more in as many epochs.
+    Not that of items, with all its tables, where a step reads all items or, by their
+    neighbours, most. Beside all items that are users from some number on: what a step of all
+    rows costs grows with them, but few users learn more in as many epochs.
     """
     if config.training.negatives_from == "all":
         return ["user"] if num_users > _MANY_USERS else []
-    return ["user"] if lend_to_most(config, num_items) else ["user", "item"]
+    return ["user"] if step_reads_most(config, num_items) else ["user", "item"]
 
 
 def _encode(

@@ -20,7 +20,7 @@ from twotower.model.two_tower import TwoTower
 from twotower.training.adam import Adam, LazyAdam
 from twotower.training.objective import Objective
 from twotower.training.stages import stage, steps_of
-from twotower.training.threads import Crew, are_alike, up_to
+from twotower.training.threads import Crew, alike, up_to
 
 # An epoch is judged by the mean of so many, it and those before it.
 _JUDGED_TOGETHER = 3
@@ -200,16 +200,19 @@ def epochs(
 def _threads(model: TwoTower, objective: Objective, batch_size: int) -> Sequence[int]:
     """In how many threads a step may be done: all, or whatever is quickest of a small one.
 
-    Weights are the same whatever that is: one thread where products would not be.
+    Of those in which weights come to the same. PyTorch adds up the gradients of a LayerNorm a
+    thread at a time.
     """
     most = torch.get_num_threads()
     is_small = objective.loss != "softmax" and batch_size <= _SMALL_BATCH
     if not is_small or objective.users.ids.device.type != "cpu":
         return [most]
+    if any(isinstance(each, nn.LayerNorm) for each in model.modules()):
+        return [1]
     layers = (each for each in model.modules() if isinstance(each, nn.Linear))
     shapes = [(each.out_features, each.in_features) for each in layers]
     shapes.append((batch_size, model.embedding_dim))
-    return up_to(most) if are_alike(up_to(most), batch_size, shapes) else [1]
+    return alike(up_to(most), batch_size, shapes)
 
 
 def _after(

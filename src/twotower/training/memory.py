@@ -15,7 +15,7 @@ from twotower.data.splits import Split
 from twotower.data.tables import Dataset
 from twotower.errors import ConfigError
 from twotower.training.checkpoint import LARGE
-from twotower.training.neighbours import lend_to_most
+from twotower.training.neighbours import step_reads_most
 
 _FLOAT, _ROW = 4, 8
 # Rows of logits that the softmax losses hold at once; scores that the others do.
@@ -101,9 +101,9 @@ def bytes_to_train(size: Size, config: Config) -> dict[str, float]:
     # Texts of users and items with neither ids nor histories have longer embeddings.
     each_word = model.text_dim if model.item_ids else max(model.text_dim, dim)
     tables = [*(rows * dim for rows in ids), size.texts * model.text_buckets * each_word]
-    # Weights and two moments; a gradient of all rows where a step reads all, which it never
-    # does of users.
-    is_whole = training.negatives_from == "all" or lend_to_most(config, size.items)
+    # Weights and two moments; a gradient of all rows where a step reads all or most, which it
+    # never does of users.
+    is_whole = training.negatives_from == "all" or step_reads_most(config, size.items)
     kept = 3 * sum(tables) + is_whole * (sum(tables) - ids[1] * dim)
     best = [n for n in tables if not size.has_folder or n * _FLOAT < LARGE]
     history = 0.0 if model.history == "none" else min(float(model.history_length), _each(size))

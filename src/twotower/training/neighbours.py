@@ -48,8 +48,11 @@ def neighbours_of(
     return Neighbours(torch.from_numpy(ids), torch.from_numpy(weights))
 
 
-def lend_to_most(config: Config, num_items: int) -> bool:
-    """Whether what a step draws has, with its neighbours, about as many items as there are."""
+def step_reads_most(config: Config, num_items: int) -> bool:
+    """Whether a step's items and their neighbours are as many as there are.
+
+    Counted as often as they come: so it reads about half of all, or more.
+    """
     training, count = config.training, config.model.item_neighbours
     assert count != "auto"
     assert training.batch_size != "auto"

@@ -84,8 +84,8 @@ def up_to(most: int) -> list[int]:
     return [*(2**power for power in range((most - 1).bit_length())), most]
 
 
-def are_alike(counts: Iterable[int], rows: int, weights: Iterable[tuple[int, int]]) -> bool:
-    """Whether products come to the same, bit for bit, in each of these numbers of threads.
+def alike(counts: Sequence[int], rows: int, weights: Iterable[tuple[int, int]]) -> list[int]:
+    """The numbers of threads in which products come to the same as in the first, bit for bit.
 
     Args:
         rows: of a batch.
@@ -97,12 +97,12 @@ def are_alike(counts: Iterable[int], rows: int, weights: Iterable[tuple[int, int
             made = values @ weight.T, gradient @ weight, gradient.T @ values
         return torch.cat([each.flatten() for each in made])
 
-    for above, below in set(weights):
+    first, *others = counts
+    for above, below in set(weights) if others else ():
         shapes = (rows, below), (rows, above), (above, below)
         values, gradient, weight = (
             torch.linspace(-9, 9, high * wide).sin().view(high, wide) for high, wide in shapes
         )
-        first, *others = map(products, counts)
-        if not all(torch.equal(first, other) for other in others):
-            return False
-    return True
+        expected = products(first)
+        others = [count for count in others if torch.equal(products(count), expected)]
+    return [first, *others]
