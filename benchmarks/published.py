@@ -6,12 +6,13 @@ what is masked are the protocol's.
 
     TWOTOWER_DATA=... python -m benchmarks.published [NAME ...] [--seeds 42 43 ...]
         [--baselines popularity,item_knn,ease,ials] [--budget 600] [--peers lightfm]
-        [--into FOLDER]
+        [--dim 128] [--into FOLDER]
 
 Each baseline is tuned for ``--budget`` seconds, where its search does not end before. Seconds
-are those of the whole training. With a folder its runs are kept there, and the same command
-goes on with one that was stopped. ``--peers lightfm`` (extra ``peers``) adds LightFM with WARP
-at 64 dimensions, its epochs chosen on validation within the same time, once a seed.
+are those of the whole training. ``--dim`` is the towers' dimension, for the protocol's or the
+default. With a folder its runs are kept there, and the same command goes on with one that was
+stopped. ``--peers lightfm`` (extra ``peers``) adds LightFM with WARP at 64 dimensions, its
+epochs chosen on validation within the same time, once a seed.
 """
 
 from __future__ import annotations
@@ -240,6 +241,7 @@ def main() -> None:
         "baselines": "popularity,item_knn,ease,ials",
         "budget": 600.0,
         "peers": "",
+        "dim": 0,
         "into": "",
     }
     given = asked(__doc__, JOBS, more)
@@ -250,6 +252,8 @@ def main() -> None:
     for name in given.names:
         tables, measure = JOBS[name].tables(given.folder)
         settings = JOBS[name].settings
+        if given.more.dim:
+            settings = {**settings, "model": {"embedding_dim": given.more.dim}}
         dataset = read(tables, parse_config(settings).data)
         found: dict[str, list[float]] = {}
         for seed in given.seeds:
