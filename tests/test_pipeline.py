@@ -135,7 +135,7 @@ class TestStopped:
     def test_a_training_that_was_killed_goes_on_as_if_it_never_was(
         self, stage: str, epoch: int, tmp_path: Path
     ) -> None:
-        config = settings(training={**SHORT, "epochs": 6})
+        config = settings(model={"history": "mean"}, training={**SHORT, "epochs": 6})
         asked = {"into": tmp_path, "name": "x", "now": NOW}
         killed = Told(stop_at(stage, epoch, SystemExit("killed")))
         with pytest.raises(SystemExit):
@@ -193,7 +193,7 @@ class TestStopped:
         self, error: TwoTowerError, is_kept: bool, tmp_path: Path
     ) -> None:
         told = Told(stop_at("training", 2, error))
-        config = settings(training=SHORT)
+        config = settings(model={"history": "mean"}, training=SHORT)
         with pytest.raises(type(error)):
             pipeline.train(checkerboard(), config, into=tmp_path, name="x", now=NOW, watch=told)
         assert bool(list(tmp_path.rglob("*.safetensors"))) is is_kept

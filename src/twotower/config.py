@@ -138,7 +138,8 @@ class ModelConfig(Section):
         "weighted: by how recent they are; attention: by what they are, both learned; "
         "transformer: read in order, each item found from those before it; auto: mean, but "
         "none where bce and triplet learn from labels, or users have features and validation "
-        "asks for none that train met",
+        "asks for none that train met; beside mean, validation tries transformer where the "
+        "order tells what comes next, and none where users have features and few items",
     )
     history_length: Width = Field(500, description="how many of the last items count, L")
     history_layers: Annotated[int, Field(ge=1, le=64)] = Field(

@@ -96,10 +96,50 @@ def kinds(planned: Plan) -> list[str]:
 
 def test_a_transformer_is_tried_where_what_comes_next_is_asked_for() -> None:
     assert kinds(plan(walks())) == ["mean", "transformer"]
-    assert kinds(plan(shop(), "time")) == ["mean", "transformer"]
+    assert kinds(plan(shop(), "time"))[:2] == ["mean", "transformer"]
     assert kinds(plan(walks(), "random_per_user")) == ["mean"]
     assert kinds(plan(walks(), model={"history": "mean"})) == ["mean"]
     assert kinds(plan(walks(), training={"loss": "bpr"})) == ["mean"]
+
+
+def courses(*, taken: int) -> dict[str, Any]:
+    """Everybody takes some courses, mostly of their own kind; a column has it on each side."""
+    rng = np.random.default_rng(0)
+    users, items, num_kinds = 800, 300, 6
+    of_users, of_items = (rng.integers(num_kinds, size=size) for size in (users, items))
+    chance = np.where(of_users[:, None] == of_items, 0.9, 0.1 / num_kinds)
+    chance /= chance.sum(1, keepdims=True)
+    rows = [
+        (user, item)
+        for user in range(users)
+        for item in rng.choice(items, taken, replace=False, p=chance[user])
+    ]
+    user_rows, item_rows = np.array(rows).T
+    return {
+        "users": {"user_id": np.arange(users), "kind": [f"k{kind}" for kind in of_users]},
+        "items": {"item_id": np.arange(items), "kind": [f"k{kind}" for kind in of_items]},
+        "interactions": {"user_id": user_rows, "item_id": item_rows},
+    }
+
+
+def test_no_history_is_tried_where_it_is_short_and_features_tell_something() -> None:
+    free = {"split": "random_per_user"}
+    assert kinds(plan(courses(taken=2), **free)) == ["mean", "none"]
+    assert kinds(plan(courses(taken=40), **free)) == ["mean"]
+    without = {name: courses(taken=2)[name] for name in ("items", "interactions")}
+    assert kinds(plan(without, **free)) == ["mean"]
+    assert kinds(plan(courses(taken=2), **free, model={"history": "mean"})) == ["mean"]
+    # What was asked for may need the ids that a model by features alone would not have.
+    lent = {"item_neighbours": 3}
+    assert kinds(plan(courses(taken=2), **free, model=lent)) == ["mean"]
+
+
+def test_it_is_chosen_where_it_finds_clearly_more(tmp_path: Path) -> None:
+    patient = {"epochs": 30, "early_stopping_patience": 10}
+    planned = plan(courses(taken=2), "random_per_user", training=patient)
+    told = Told()
+    config, _ = found(planned, tmp_path, watch=told)
+    assert config.model.history == "none", told.notes
 
 
 def test_of_many_likes_a_lower_temperature_is_tried_too(
@@ -164,8 +204,10 @@ def test_a_search_that_was_killed_goes_on_as_if_it_never_was(
 
 @pytest.mark.parametrize("epoch", [2, 3, 4])
 def test_an_interrupted_search_keeps_the_best_so_far_and_tries_nothing_more(
-    epoch: int, tmp_path: Path
+    epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("twotower.training.search._FEW_ROWS", 0)
+    monkeypatch.setattr("twotower.training.search._ROWS_TO_TELL", 1)
     told = Told(interrupt_after=epoch)
     config, learned = found(plan(walks()), tmp_path, watch=told)
     assert told.epochs == epoch
@@ -189,6 +231,7 @@ def test_the_more_interactions_the_fewer_epochs_is_each_tried(
     planned = plan(walks(), training={"epochs": 3})
     rows = int(enough * len(planned.parts.train))
     monkeypatch.setattr("twotower.training.search._ENOUGH_ROWS", rows)
+    monkeypatch.setattr("twotower.training.search._FEW_ROWS", 0)
     told = Told()
     found(planned, tmp_path, watch=told)
     # Who is chosen goes on to the end.

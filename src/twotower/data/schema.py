@@ -47,6 +47,7 @@ _USER_NAMES = {"user", "userid", "uid", "customer", "customerid", "member", "mem
     "accountid",
     "queryid",
     "personid",
+    "reviewerid",
 }
 _ITEM_NAMES = {"item", "itemid", "iid", "movie", "movieid", "product", "productid"} | {
     "article",
@@ -60,16 +61,32 @@ _ITEM_NAMES = {"item", "itemid", "iid", "movie", "movieid", "product", "producti
     "bookid",
     "jobid",
     "asin",
+    "isbn",
     "sku",
+    "stockcode",
+    "productcode",
+    "businessid",
 }
-_NEITHER_NAMES = {"id", "rowid", "eventid", "sessionid", "orderid", "transactionid"}
+_NEITHER_NAMES = {"id", "rowid", "eventid", "sessionid", "orderid", "transactionid"} | {
+    "index",
+    "unnamed0",
+    "invoice",
+    "invoiceid",
+    "invoiceno",
+    "reviewid",
+    "requestid",
+    "impressionid",
+    "storeid",
+    "basketid",
+    "visitid",
+}
 _TIME_NAMES = {"timestamp", "time", "ts", "date", "datetime", "createdat", "eventtime"} | {
     "unixtime",
     "occurredat",
     "timestampapprox",
 }
 _INTERACTION_NAMES: Mapping[Kind, set[str]] = {
-    "rating": {"rating", "ratings", "stars", "score", "relevance"},
+    "rating": {"rating", "ratings", "stars", "score", "relevance", "overall", "bookrating"},
     "label": {"label", "liked", "clicked", "click", "purchased", "target"},
     "weight": {"weight", "count", "plays", "playcount", "quantity"},
 }
@@ -213,8 +230,9 @@ def find_interaction_columns(
 
     The user's id is the column named like one, else the first that is not named like something
     else; the item's id is the one named like one, else the first other whose name ends in
-    ``id``, else the first other one. What is named like a rating or a time is never an id. A
-    column nothing is known about is ignored.
+    ``id``, else the first other one. What is named like a rating or a time is never an id, and
+    like a row, an order or a visit only where there is nothing else. A column nothing is known
+    about is ignored.
 
     >>> types = {"session_id": "BIGINT", "user_id": "BIGINT", "movie_id": "BIGINT"}
     >>> [column.kind for column in find_interaction_columns(types, {}).values()]
@@ -236,14 +254,18 @@ def find_interaction_columns(
 
     named = _TIME_NAMES.union(*_INTERACTION_NAMES.values())
 
+    def is_neither(name: str) -> bool:
+        return plain_name(name) in _NEITHER_NAMES
+
     def unnamed() -> list[str]:
         free = [name for name in left() if plain_name(name) not in named]
-        return sorted(free, key=lambda name: plain_name(name) in _NEITHER_NAMES)
+        return sorted(free, key=is_neither)
 
     take("user_id", left(_USER_NAMES), "its name")
     take("item_id", left(_ITEM_NAMES), "its name")
     take("user_id", unnamed(), GUESSED)
-    take("item_id", [n for n in unnamed() if plain_name(n).endswith("id")], "its name")
+    ids = [n for n in unnamed() if plain_name(n).endswith("id") and not is_neither(n)]
+    take("item_id", ids, "its name")
     take("item_id", unnamed(), GUESSED)
     for kind, names in _INTERACTION_NAMES.items():
         # A text too: silently left out, its dislikes would be likes.

@@ -214,5 +214,6 @@ def _require(kept: Interactions, held: Interactions, name: str, part: str, sourc
         empty = part if len(held) == 0 else "train"
         raise DataError(
             f"{source}: the {part} split by {name!r} leaves {empty} empty ({total:,} rows in "
-            "all); give more interactions, another data.split or another fraction"
+            "all); give more interactions, another data.split or another fraction. Where no "
+            "user is there twice, data.split cold_users holds whole users out"
         )

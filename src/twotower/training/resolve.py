@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ _MANY_LIKED = 500_000
 _ENOUGH_FOR_AN_ID = 20
 # So many others lend an item's id what they learn, where items are many and each is met rarely.
 _NEIGHBOURS = 10
+# Who is met less often than this, on average, may be told better by features without a history.
+_LONG_HISTORY = 20
 # With so many liked, half the temperature may be better, and validation can tell.
 _MANY_TO_TRY = 250_000
 
@@ -34,7 +37,7 @@ def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, 
     The more is known of an item, the finer a softmax may tell it from others before it knows
     train by heart: how fine, only trying tells. And where the order of interactions is known,
     and what comes next is asked for, a user may well be where they are now and not all they
-    ever were.
+    ever were. What features say of a user may be drowned by a history of two or three items.
 
     Raises:
         ConfigError: nothing would tell users, or items, from one another.
@@ -50,7 +53,16 @@ def contenders(config: Config, dataset: Dataset, parts: Split) -> tuple[Config, 
     in_order = parts.name == "leave_last" or is_timed
     if config.model.history == "auto" and in_order:
         found.append(resolve(_with(config, history="transformer"), dataset, parts))
+    if config.model.history == "auto" and _may_need_no_history(dataset, parts, config.model):
+        # Something that was asked for may go with a history only.
+        with suppress(ConfigError):
+            found.append(resolve(_with(config, history="none"), dataset, parts))
     return tuple(found)
+
+
+def _may_need_no_history(dataset: Dataset, parts: Split, model: ModelConfig) -> bool:
+    rows = parts.train.user_rows
+    return _rows_each(rows) < _LONG_HISTORY and tell_something(dataset.users, rows, model)
 
 
 def _with(config: Config, **settings: Any) -> Config:

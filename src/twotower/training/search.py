@@ -17,12 +17,16 @@ from twotower.watch import Watch
 
 # Enough to tell settings apart that differ by far where they differ: so many epochs, or as many
 # as go through so many interactions. What is not chosen costs no more than these, or than one
-# epoch; a limit of time would choose otherwise on a busy machine.
+# epoch; a limit of time would choose otherwise on a busy machine. Of fewer rows an epoch is a
+# few steps, which tell little, and of very few a whole training takes seconds.
 _EPOCHS = 3
 _ENOUGH_ROWS = 10_000_000
+_ROWS_TO_TELL, _FEW_ROWS = 300_000, 50_000
 # By so much another must be better than the one before it, which the rules chose: a temperature
 # that is too low is level with the right one at first, and soon knows train by heart.
 _CLEARLY = 0.02
+# And by so much where it is another kind of model: of few users validation is much by chance.
+_CLEARLY_ANOTHER = 0.1
 
 
 def search(
@@ -75,12 +79,13 @@ def search(
     scores = []
     for each in contenders:
         watch.note(f"{_in_words(each)} is tried")
-        few = min(_epochs_to_try(len(train)), each.training.epochs)
+        few = _epochs_to_try(len(train), each.training.epochs)
         tried = trained(each, few, resume=resume)
         value = tried.progress.best_value(metric)
         assert value is not None
         scores.append(f"{value:.4f} {_in_words(each)}")
-        if best is None or _is_clearly_better(value, best[0], metric):
+        margin = _CLEARLY_ANOTHER if each.model.history == "none" else _CLEARLY
+        if best is None or _is_clearly_better(value, best[0], metric, margin):
             best = value, each, tried
         if tried.interrupted:
             break
@@ -93,17 +98,20 @@ def search(
     return config, trained(config, config.training.epochs, resume=True)
 
 
-def _epochs_to_try(rows: int) -> int:
+def _epochs_to_try(rows: int, most: int) -> int:
     """For how many epochs a contender trains where an epoch goes through so many interactions.
 
-    >>> [_epochs_to_try(rows) for rows in (100, 4_900_000, 5_000_000, 10_000_000, 2**30)]
-    [3, 3, 2, 1, 1]
+    >>> [_epochs_to_try(rows, 60) for rows in (100, 50_000, 99_000, 5_000_000, 2**30)]
+    [60, 6, 4, 2, 1]
     """
-    return min(_EPOCHS, -(-_ENOUGH_ROWS // rows))
+    if rows < _FEW_ROWS:
+        return most
+    few = max(_EPOCHS, -(-_ROWS_TO_TELL // rows))
+    return min(few, -(-_ENOUGH_ROWS // rows), most)
 
 
-def _is_clearly_better(new: float, old: float, metric: str) -> bool:
-    better_by_far = old * (1 - _CLEARLY if "loss" in metric else 1 + _CLEARLY)
+def _is_clearly_better(new: float, old: float, metric: str, margin: float) -> bool:
+    better_by_far = old * (1 - margin if "loss" in metric else 1 + margin)
     return is_better(new, better_by_far, metric)
 
 
