@@ -113,6 +113,31 @@ def kinds(types: dict[str, str], declared: dict[str, Kind] | None = None) -> dic
             {"rating": "DOUBLE", "reader": "VARCHAR", "isbn": "VARCHAR"},
             {"reader": "user_id", "isbn": "item_id", "rating": "rating"},
         ),
+        (
+            {
+                "review_id": "VARCHAR",
+                "user_id": "VARCHAR",
+                "business_id": "VARCHAR",
+                "stars": "DOUBLE",
+            },
+            {"user_id": "user_id", "business_id": "item_id", "stars": "rating"},
+        ),
+        (
+            {"order_id": "BIGINT", "customer_id": "BIGINT", "bought": "VARCHAR"},
+            {"customer_id": "user_id", "bought": "item_id"},
+        ),
+        (
+            {"Unnamed: 0": "BIGINT", "InvoiceNo": "BIGINT", "Who": "BIGINT", "What": "VARCHAR"},
+            {"Who": "user_id", "What": "item_id"},
+        ),
+        (
+            {"overall": "DOUBLE", "reviewerID": "VARCHAR", "asin": "VARCHAR"},
+            {"overall": "rating", "reviewerID": "user_id", "asin": "item_id"},
+        ),
+        (
+            {"user_id": "BIGINT", "order_id": "BIGINT"},
+            {"user_id": "user_id", "order_id": "item_id"},
+        ),
         ({"a": "VARCHAR", "b": "VARCHAR"}, {"a": "user_id", "b": "item_id"}),
         (
             {"id": "BIGINT", "who": "BIGINT", "paper_id": "BIGINT"},

@@ -305,6 +305,11 @@ def test_a_split_that_the_data_does_not_allow_is_refused(name: SplitName) -> Non
             "validation split by 'leave_last' leaves validation empty",
         ),
         (
+            {"user_id": [1, 2, 3], "item_id": [1, 2, 1]},
+            "random_per_user",
+            r"leaves test empty \(3 rows in all\); no user is there twice: .* cold_users",
+        ),
+        (
             {"user_id": [1, 2], "item_id": [1, 1], "timestamp": [5, 5]},
             "time",
             "test split by 'time' leaves train empty",

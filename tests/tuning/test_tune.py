@@ -62,7 +62,7 @@ def wanderers() -> dict[str, Any]:
 
 def test_the_first_trial_is_what_train_does_when_nothing_is_set() -> None:
     found = twotower.tune(checkerboard(), quick(), trials=1)
-    default, *_ = pipeline.plan(checkerboard(), quick(), Watch()).contenders
+    [default, _] = pipeline.plan(checkerboard(), quick(), Watch()).contenders
     assert found.default.config == default
     assert found.best is found.default
 

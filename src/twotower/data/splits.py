@@ -212,8 +212,14 @@ def _require(kept: Interactions, held: Interactions, name: str, part: str, sourc
     total = len(kept) + len(held)
     if len(kept) == 0 or len(held) == 0:
         empty = part if len(held) == 0 else "train"
+        hint = "give more interactions, another data.split or another fraction"
+        users = rows_met(np.concatenate([kept.user_rows, held.user_rows]))
+        if name in {"random_per_user", "leave_last"} and 1 < total == len(users):
+            hint = (
+                "no user is there twice: take another data.split, cold_users, which holds "
+                "whole users out"
+            )
         raise DataError(
             f"{source}: the {part} split by {name!r} leaves {empty} empty ({total:,} rows in "
-            "all); give more interactions, another data.split or another fraction. Where no "
-            "user is there twice, data.split cold_users holds whole users out"
+            f"all); {hint}"
         )

@@ -25,8 +25,9 @@ _ROWS_TO_TELL, _FEW_ROWS = 300_000, 50_000
 # By so much another must be better than the one before it, which the rules chose: a temperature
 # that is too low is level with the right one at first, and soon knows train by heart.
 _CLEARLY = 0.02
-# And by so much where it is another kind of model: of few users validation is much by chance.
-_CLEARLY_ANOTHER = 0.1
+# And by so much where it reads no history: that is tried where rows are few, and validation by
+# few users is much by chance.
+_CLEARLY_WITHOUT = 0.1
 
 
 def search(
@@ -84,7 +85,7 @@ def search(
         value = tried.progress.best_value(metric)
         assert value is not None
         scores.append(f"{value:.4f} {_in_words(each)}")
-        margin = _CLEARLY_ANOTHER if each.model.history == "none" else _CLEARLY
+        margin = _CLEARLY_WITHOUT if each.model.history == "none" else _CLEARLY
         if best is None or _is_clearly_better(value, best[0], metric, margin):
             best = value, each, tried
         if tried.interrupted:
